@@ -1,0 +1,1 @@
+//! A backend's identity and limits, and the state that outlives snapshots.

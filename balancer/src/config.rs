@@ -1,0 +1,1 @@
+//! The file as written; the field docs are the manual.

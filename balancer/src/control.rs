@@ -1,0 +1,1 @@
+//! The one task that may change anything: plan in, difference, snapshot out.

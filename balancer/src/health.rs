@@ -1,0 +1,1 @@
+//! Who is alive: thresholds as a pure machine, probes as tasks.

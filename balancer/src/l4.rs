@@ -1,0 +1,1 @@
+//! The life of a TCP connection on one screen.

@@ -1,0 +1,1 @@
+//! Names as constants; counters and their exposition.

@@ -1,0 +1,1 @@
+//! What should be: services, groups, backends, policies. Pure data and its differences.

@@ -1,0 +1,1 @@
+//! Copies bytes both ways.

@@ -1,0 +1,1 @@
+//! Which backend: pure pickers, no clock, no I/O, chance passed in.

@@ -1,0 +1,1 @@
+//! What the data path reads: immutable tables behind an atomic pointer.

@@ -1,0 +1,1 @@
+//! Audit records of the node's own doings.

@@ -1,0 +1,1 @@
+//! Hashes, tokens and PEM: leaves without I/O.

@@ -1,0 +1,1 @@
+//! What the visualizer sees, derived from a transaction.

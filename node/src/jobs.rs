@@ -1,0 +1,1 @@
+//! Work beside the requests: named tasks with a schedule and a lease.

@@ -1,0 +1,1 @@
+//! Binds first, serves later: listeners turn bytes into `Received` messages.

@@ -1,0 +1,1 @@
+//! The `tracing` layer behind the `logs` collection.

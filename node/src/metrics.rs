@@ -1,0 +1,1 @@
+//! Time series of transactions: minute, hour, day.

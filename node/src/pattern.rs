@@ -1,0 +1,1 @@
+//! JavaScript's regular expressions with a bound on their work.

@@ -1,0 +1,1 @@
+//! The order of the stages, written once for each entry: router, rerun, TCP, polling.

@@ -1,0 +1,1 @@
+//! Carries an admitted message to its routes and brings the answer back.

@@ -1,0 +1,1 @@
+//! What tests need of a node: builders and fakes (feature `testing`).

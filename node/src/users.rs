@@ -1,0 +1,1 @@
+//! People: root user, default roles, permissions, password policy.

@@ -1,0 +1,1 @@
+//! Framings as state machines without I/O, used by listeners and routes.
