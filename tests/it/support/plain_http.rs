@@ -28,7 +28,10 @@ pub(crate) struct Tls {
 impl Tls {
     pub(crate) fn anonymous() -> Self {
         let config = builder().with_no_client_auth();
-        Self { config: Arc::new(config), certificate: None }
+        Self {
+            config: Arc::new(config),
+            certificate: None,
+        }
     }
 
     /// A self-signed certificate made for this test.
@@ -40,9 +43,15 @@ impl Tls {
         let certificate = parameters.self_signed(&key).expect("a certificate");
         let der = certificate.der().clone();
         let config = builder()
-            .with_client_auth_cert(vec![der.clone()], PrivateKeyDer::try_from(key.serialize_der()).expect("a key"))
+            .with_client_auth_cert(
+                vec![der.clone()],
+                PrivateKeyDer::try_from(key.serialize_der()).expect("a key"),
+            )
             .expect("a pair");
-        Self { config: Arc::new(config), certificate: Some((certificate.pem(), der)) }
+        Self {
+            config: Arc::new(config),
+            certificate: Some((certificate.pem(), der)),
+        }
     }
 
     pub(crate) fn certificate_pem(&self) -> &str {
@@ -52,7 +61,11 @@ impl Tls {
     /// SHA-1 over the DER form, as OpenHIM writes it.
     pub(crate) fn fingerprint(&self) -> String {
         let digest = sha1::Sha1::digest(&self.certificate.as_ref().expect("a certificate").1);
-        digest.iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":")
+        digest
+            .iter()
+            .map(|byte| format!("{byte:02X}"))
+            .collect::<Vec<_>>()
+            .join(":")
     }
 }
 
@@ -99,7 +112,9 @@ impl rustls::client::danger::ServerCertVerifier for TrustAnyone {
     }
 
     fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
+        rustls::crypto::aws_lc_rs::default_provider()
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }
 
@@ -136,7 +151,8 @@ pub(crate) fn request(
         None => exchange(&mut socket, &text),
         Some(tls) => {
             let name = ServerName::from(address.ip());
-            let mut connection = rustls::ClientConnection::new(Arc::clone(&tls.config), name).map_err(io::Error::other)?;
+            let mut connection =
+                rustls::ClientConnection::new(Arc::clone(&tls.config), name).map_err(io::Error::other)?;
             exchange(&mut rustls::Stream::new(&mut connection, &mut socket), &text)
         }
     }
@@ -156,9 +172,16 @@ fn exchange(stream: &mut (impl Read + Write), text: &str) -> io::Result<Answer> 
 
 fn parse(bytes: &[u8]) -> io::Result<Answer> {
     let cut = || io::Error::new(io::ErrorKind::UnexpectedEof, "the answer was cut short");
-    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").ok_or_else(cut)?;
+    let end = bytes
+        .windows(4)
+        .position(|window| window == b"\r\n\r\n")
+        .ok_or_else(cut)?;
     let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
-    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(cut)?;
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .ok_or_else(cut)?;
     let header = |name: &str| {
         head.lines().find_map(|line| {
             let (key, value) = line.split_once(':')?;
@@ -173,7 +196,11 @@ fn parse(bytes: &[u8]) -> io::Result<Answer> {
             None => rest.to_vec(),
         },
     };
-    Ok(Answer { status, head, body: String::from_utf8_lossy(&body).into_owned() })
+    Ok(Answer {
+        status,
+        head,
+        body: String::from_utf8_lossy(&body).into_owned(),
+    })
 }
 
 fn unchunk(mut rest: &[u8]) -> Option<Vec<u8>> {
