@@ -1,0 +1,533 @@
+//! A channel: which messages it takes, from whom, and where they go.
+
+use bson::oid::ObjectId;
+use bson::{Bson, DateTime, Document};
+
+use super::contact_group::ContactUser;
+use super::fields::{self, Fields};
+use super::secret::Secret;
+
+/// Minutes between two automatic attempts where the channel says nothing.
+const AUTO_RETRY_PERIOD_MINUTES: f64 = 60.0;
+
+/// The default of both ports of a rewrite rule.
+const REWRITE_PORT: u16 = 80;
+
+/// A channel with every default filled in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Channel {
+    pub id: ObjectId,
+    pub name: String,
+    pub description: Option<String>,
+    /// JavaScript regular expression, tested against the path.
+    pub url_pattern: String,
+    pub kind: ChannelKind,
+    pub status: ChannelStatus,
+    /// 1 is the strongest; channels without one come last.
+    pub priority: Option<f64>,
+    /// Methods that match; an empty list matches none.
+    pub methods: Vec<String>,
+    pub is_asynchronous: bool,
+    /// Milliseconds a route may be silent; absent: the router's own setting.
+    pub timeout: Option<u64>,
+    pub auth_type: AuthType,
+    /// Roles and client ids that may use the channel.
+    pub allow: Vec<String>,
+    /// Addresses that may use the channel; empty: any.
+    pub whitelist: Vec<String>,
+    /// Media types that match; empty: any.
+    pub match_content_types: Vec<String>,
+    pub match_content_regex: Option<String>,
+    pub match_content_xpath: Option<String>,
+    pub match_content_json: Option<String>,
+    /// What the expression of `match_content_xpath` or `match_content_json` has to yield.
+    pub match_content_value: Option<String>,
+    pub routes: Vec<Route>,
+    /// Whether request bodies are stored; absent counts as yes.
+    pub request_body: Option<bool>,
+    /// Whether response bodies are stored; absent counts as yes.
+    pub response_body: Option<bool>,
+    pub max_body_age_days: Option<f64>,
+    pub last_body_cleared: Option<DateTime>,
+    pub tcp_port: Option<u16>,
+    pub tcp_host: Option<String>,
+    /// Five-field cron expression or human interval.
+    pub polling_schedule: Option<String>,
+    pub rewrite_urls: bool,
+    pub add_auto_rewrite_rules: bool,
+    pub rewrite_rules: Vec<RewriteRule>,
+    pub auto_retry_enabled: bool,
+    pub auto_retry_period_minutes: f64,
+    /// 0 or absent: no limit.
+    pub auto_retry_max_attempts: Option<u64>,
+    pub alerts: Vec<Alert>,
+    /// Roles that see the channel's transactions with headers but without bodies.
+    pub tx_view_acl: Vec<String>,
+    /// Roles that see the channel's transactions whole.
+    pub tx_view_full_acl: Vec<String>,
+    pub tx_rerun_acl: Vec<String>,
+    pub properties: Vec<Bson>,
+    pub updated_by: Option<UpdatedBy>,
+}
+
+/// What brings messages to a channel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ChannelKind {
+    #[default]
+    Http,
+    Tcp,
+    Tls,
+    Polling,
+}
+
+/// Whether a channel takes messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ChannelStatus {
+    #[default]
+    Enabled,
+    Disabled,
+    /// Kept because transactions refer to it.
+    Deleted,
+}
+
+/// Whether a channel asks who calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum AuthType {
+    #[default]
+    Private,
+    Public,
+}
+
+/// The last hand on a channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpdatedBy {
+    pub id: Option<ObjectId>,
+    pub name: String,
+}
+
+/// Why a stored channel cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChannelError {
+    #[error("the channel has no usable id")]
+    NoId,
+    /// Using the channel without this field would let in more than its author wanted.
+    #[error("the channel's field `{0}` cannot be read")]
+    Unreadable(&'static str),
+}
+
+impl Channel {
+    /// Reads a stored channel.
+    ///
+    /// A field that cannot be read gets its default, unless the channel would then match or admit more than before.
+    ///
+    /// # Errors
+    /// There is no id or no URL pattern, or a restricting field cannot be read.
+    pub fn from_document(document: &Document) -> Result<Self, ChannelError> {
+        let fields = Fields(document);
+        let id = fields.id("_id").ok_or(ChannelError::NoId)?;
+        Ok(Self {
+            id,
+            name: fields.text("name").unwrap_or_default(),
+            description: fields.text("description"),
+            url_pattern: fields
+                .text("urlPattern")
+                .ok_or(ChannelError::Unreadable("urlPattern"))?,
+            kind: kind(fields)?,
+            status: status(fields),
+            priority: fields.number("priority"),
+            methods: fields.texts("methods"),
+            is_asynchronous: fields.flag("isAsynchronousProcess").unwrap_or(false),
+            timeout: fields.number("timeout").filter(|ms| *ms >= 1.0).map(|ms| ms as u64),
+            auth_type: match fields.text("authType").as_deref() {
+                Some("public") => AuthType::Public,
+                _ => AuthType::Private,
+            },
+            allow: fields.texts("allow"),
+            whitelist: restricting_texts(fields, "whitelist")?,
+            match_content_types: restricting_texts(fields, "matchContentTypes")?,
+            match_content_regex: restricting_text(fields, "matchContentRegex")?,
+            match_content_xpath: restricting_text(fields, "matchContentXpath")?,
+            match_content_json: restricting_text(fields, "matchContentJson")?,
+            match_content_value: fields.text("matchContentValue"),
+            routes: fields.documents("routes").map(Route::read).collect(),
+            request_body: fields.flag("requestBody"),
+            response_body: fields.flag("responseBody"),
+            max_body_age_days: fields.number("maxBodyAgeDays"),
+            last_body_cleared: fields.date("lastBodyCleared"),
+            tcp_port: fields.port("tcpPort"),
+            tcp_host: fields.text("tcpHost").filter(|host| !host.is_empty()),
+            polling_schedule: fields.text("pollingSchedule").filter(|text| !text.is_empty()),
+            rewrite_urls: fields.flag("rewriteUrls").unwrap_or(false),
+            add_auto_rewrite_rules: fields.flag("addAutoRewriteRules").unwrap_or(true),
+            rewrite_rules: fields
+                .documents("rewriteUrlsConfig")
+                .filter_map(RewriteRule::read)
+                .collect(),
+            auto_retry_enabled: fields.flag("autoRetryEnabled").unwrap_or(false),
+            auto_retry_period_minutes: fields
+                .number("autoRetryPeriodMinutes")
+                .unwrap_or(AUTO_RETRY_PERIOD_MINUTES),
+            auto_retry_max_attempts: fields.count("autoRetryMaxAttempts"),
+            alerts: fields.documents("alerts").map(Alert::read).collect(),
+            tx_view_acl: fields.texts("txViewAcl"),
+            tx_view_full_acl: fields.texts("txViewFullAcl"),
+            tx_rerun_acl: fields.texts("txRerunAcl"),
+            properties: fields.list("properties").to_vec(),
+            updated_by: fields.document("updatedBy").map(|by| UpdatedBy {
+                id: by.id("id"),
+                name: by.text("name").unwrap_or_default(),
+            }),
+        })
+    }
+
+    /// True if the channel takes messages.
+    pub fn is_enabled(&self) -> bool {
+        self.status == ChannelStatus::Enabled
+    }
+
+    /// True unless request bodies must not be stored.
+    pub fn stores_request_bodies(&self) -> bool {
+        self.request_body != Some(false)
+    }
+
+    /// True unless response bodies must not be stored.
+    pub fn stores_response_bodies(&self) -> bool {
+        self.response_body != Some(false)
+    }
+
+    /// The routes that take part, in list order.
+    pub fn enabled_routes(&self) -> impl Iterator<Item = &Route> {
+        self.routes.iter().filter(|route| route.is_enabled)
+    }
+}
+
+fn kind(fields: Fields<'_>) -> Result<ChannelKind, ChannelError> {
+    match fields.value("type") {
+        None => Ok(ChannelKind::Http),
+        Some(value) => match fields::text(value).as_deref() {
+            Some("http") => Ok(ChannelKind::Http),
+            Some("tcp") => Ok(ChannelKind::Tcp),
+            Some("tls") => Ok(ChannelKind::Tls),
+            Some("polling") => Ok(ChannelKind::Polling),
+            _ => Err(ChannelError::Unreadable("type")),
+        },
+    }
+}
+
+fn status(fields: Fields<'_>) -> ChannelStatus {
+    match fields.value("status") {
+        None => ChannelStatus::Enabled,
+        Some(value) => match fields::text(value).as_deref() {
+            Some("enabled") => ChannelStatus::Enabled,
+            Some("deleted") => ChannelStatus::Deleted,
+            _ => ChannelStatus::Disabled,
+        },
+    }
+}
+
+/// A list whose emptiness means "no restriction", so that a full list must not become empty by misreading.
+fn restricting_texts(fields: Fields<'_>, key: &'static str) -> Result<Vec<String>, ChannelError> {
+    let texts = fields.texts(key);
+    if texts.is_empty() && !fields.list(key).is_empty() {
+        return Err(ChannelError::Unreadable(key));
+    }
+    Ok(texts)
+}
+
+/// A condition whose absence means "no restriction". An empty text is no condition.
+fn restricting_text(fields: Fields<'_>, key: &'static str) -> Result<Option<String>, ChannelError> {
+    match fields.value(key) {
+        None => Ok(None),
+        Some(value) => fields::text(value)
+            .map(|text| Some(text).filter(|text| !text.is_empty()))
+            .ok_or(ChannelError::Unreadable(key)),
+    }
+}
+
+/// Where a channel sends its messages.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    pub id: Option<ObjectId>,
+    pub name: String,
+    pub kind: RouteKind,
+    pub is_enabled: bool,
+    /// The one whose answer the client gets.
+    pub is_primary: bool,
+    /// TLS.
+    pub is_secured: bool,
+    pub host: Option<String>,
+    pub port: Option<u16>,
+    /// Replaces the request's path.
+    pub path: Option<String>,
+    /// `s/from/to[/g]`, applied to the request's path.
+    pub path_transform: Option<String>,
+    /// The only trusted certificate, by its id in the keystore; absent: the public roots.
+    pub cert: Option<ObjectId>,
+    pub username: Option<String>,
+    pub password: Option<Secret>,
+    pub forward_auth_header: bool,
+    /// Starts when the primary has answered and `status_codes_check` agrees.
+    pub waits_for_primary: bool,
+    /// Comma separated codes and classes (`404,2**`).
+    pub status_codes_check: Option<String>,
+    pub kafka_client_id: Option<String>,
+    pub kafka_topic: Option<String>,
+}
+
+/// What a route speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum RouteKind {
+    #[default]
+    Http,
+    Kafka,
+    /// Not one of OpenHIM's; such a route fails.
+    Unknown,
+}
+
+impl Route {
+    fn read(fields: Fields<'_>) -> Self {
+        let text = |key| fields.text(key).filter(|text| !text.is_empty());
+        Self {
+            id: fields.id("_id"),
+            name: fields.text("name").unwrap_or_default(),
+            kind: match text("type").as_deref() {
+                None | Some("http") => RouteKind::Http,
+                Some("kafka") => RouteKind::Kafka,
+                Some(_) => RouteKind::Unknown,
+            },
+            is_enabled: status(fields) == ChannelStatus::Enabled,
+            is_primary: fields.flag("primary").unwrap_or(false),
+            is_secured: fields.flag("secured").unwrap_or(false),
+            host: text("host"),
+            port: fields.port("port"),
+            path: text("path"),
+            path_transform: text("pathTransform"),
+            cert: pinned_certificate(fields),
+            username: text("username"),
+            password: text("password").map(Secret::from),
+            forward_auth_header: fields.flag("forwardAuthHeader").unwrap_or(false),
+            waits_for_primary: fields.flag("waitPrimaryResponse").unwrap_or(false),
+            status_codes_check: text("statusCodesCheck"),
+            kafka_client_id: text("kafkaClientId"),
+            kafka_topic: text("kafkaTopic"),
+        }
+    }
+}
+
+/// A pin that cannot be read names a certificate that does not exist, so that the route fails instead of trusting the
+/// public roots.
+fn pinned_certificate(fields: Fields<'_>) -> Option<ObjectId> {
+    match fields.value("cert") {
+        None => None,
+        Some(Bson::String(text)) if text.is_empty() => None,
+        Some(value) => Some(fields::object_id(value).unwrap_or(ObjectId::from_bytes([0; 12]))),
+    }
+}
+
+/// When people are told that a channel fails.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Alert {
+    pub condition: AlertCondition,
+    /// A code (`404`) or a class (`5xx`).
+    pub status: Option<String>,
+    /// Percent of the last hour's transactions.
+    pub failure_rate: Option<f64>,
+    /// Contact groups.
+    pub groups: Vec<ObjectId>,
+    pub users: Vec<ContactUser>,
+}
+
+/// What an alert watches.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum AlertCondition {
+    #[default]
+    Status,
+    AutoRetryMaxAttempted,
+    /// Not one of OpenHIM's; reported when the alert is due.
+    Unknown(String),
+}
+
+impl Alert {
+    fn read(fields: Fields<'_>) -> Self {
+        Self {
+            condition: match fields.text("condition") {
+                None => AlertCondition::Status,
+                Some(text) => match text.as_str() {
+                    "status" => AlertCondition::Status,
+                    "auto-retry-max-attempted" => AlertCondition::AutoRetryMaxAttempted,
+                    _ => AlertCondition::Unknown(text),
+                },
+            },
+            status: fields.text("status"),
+            failure_rate: fields.number("failureRate"),
+            groups: fields.list("groups").iter().filter_map(fields::object_id).collect(),
+            users: ContactUser::list(fields, "users"),
+        }
+    }
+}
+
+/// Rewrites addresses in response bodies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RewriteRule {
+    pub from_host: String,
+    pub from_port: u16,
+    pub to_host: String,
+    pub to_port: u16,
+    pub path_transform: Option<String>,
+}
+
+impl RewriteRule {
+    fn read(fields: Fields<'_>) -> Option<Self> {
+        Some(Self {
+            from_host: fields.text("fromHost")?,
+            from_port: fields.port("fromPort").unwrap_or(REWRITE_PORT),
+            to_host: fields.text("toHost")?,
+            to_port: fields.port("toPort").unwrap_or(REWRITE_PORT),
+            path_transform: fields.text("pathTransform").filter(|text| !text.is_empty()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::doc;
+
+    use super::*;
+
+    fn id() -> ObjectId {
+        ObjectId::from_bytes([7; 12])
+    }
+
+    #[test]
+    fn a_channel_with_only_the_mandatory_fields_has_every_default() {
+        let channel = Channel::from_document(&doc! {"_id": id(), "name": "c", "urlPattern": "/x"}).unwrap();
+
+        assert_eq!(channel.kind, ChannelKind::Http);
+        assert!(channel.is_enabled());
+        assert_eq!(channel.auth_type, AuthType::Private);
+        assert_eq!(channel.auto_retry_period_minutes, 60.0);
+        assert!(channel.add_auto_rewrite_rules && !channel.rewrite_urls && !channel.auto_retry_enabled);
+        assert!(channel.methods.is_empty() && channel.routes.is_empty() && channel.alerts.is_empty());
+        assert!(channel.stores_request_bodies() && channel.stores_response_bodies());
+        assert_eq!(channel.timeout, None);
+    }
+
+    #[test]
+    fn every_field_is_read() {
+        let cert = ObjectId::from_bytes([9; 12]);
+        let mut document = doc! {
+            "_id": id(), "name": "c", "description": "d", "urlPattern": "^/x$", "type": "tls", "status": "disabled",
+            "priority": 2.0, "methods": ["GET", "POST"], "isAsynchronousProcess": true, "timeout": 20_i64,
+            "authType": "public", "allow": ["a"], "whitelist": ["10.0.0.1"], "matchContentTypes": ["text/xml"],
+            "matchContentRegex": "r", "matchContentXpath": "x", "matchContentJson": "j", "matchContentValue": 7,
+        };
+        document.extend(doc! {
+            "requestBody": false, "responseBody": true, "maxBodyAgeDays": 3, "lastBodyCleared": DateTime::from_millis(5),
+            "tcpPort": 4000, "tcpHost": "0.0.0.0", "pollingSchedule": "1 minute", "rewriteUrls": true,
+            "addAutoRewriteRules": false, "autoRetryEnabled": true, "autoRetryPeriodMinutes": 5,
+            "autoRetryMaxAttempts": 2, "txViewAcl": "one", "txViewFullAcl": ["b"], "txRerunAcl": ["c"],
+            "properties": [{"k": "v"}], "updatedBy": {"id": id(), "name": "Super User"},
+        });
+        document.extend(doc! {
+            "rewriteUrlsConfig": [{"fromHost": "a", "toHost": "b", "toPort": 8080, "pathTransform": "s/a/b"}, {"fromHost": "x"}],
+            "alerts": [{"condition": "auto-retry-max-attempted", "status": "5xx", "failureRate": 50, "groups": [cert],
+                        "users": [{"user": "u@x", "method": "sms", "maxAlerts": "1 per day"}]}],
+            "routes": [{"_id": cert, "name": "r", "type": "kafka", "status": "disabled", "primary": true, "secured": true,
+                        "host": "h", "port": "80", "path": "/p", "pathTransform": "s/a/b", "cert": cert, "username": "u",
+                        "password": "secret", "forwardAuthHeader": true, "waitPrimaryResponse": true,
+                        "statusCodesCheck": "2**", "kafkaClientId": "k", "kafkaTopic": "t"}],
+        });
+        let channel = Channel::from_document(&document).unwrap();
+
+        assert_eq!(
+            (
+                channel.kind,
+                channel.status,
+                channel.auth_type,
+                channel.priority,
+                channel.timeout
+            ),
+            (
+                ChannelKind::Tls,
+                ChannelStatus::Disabled,
+                AuthType::Public,
+                Some(2.0),
+                Some(20)
+            )
+        );
+        assert_eq!(channel.methods, ["GET", "POST"]);
+        assert_eq!(channel.match_content_value.as_deref(), Some("7"));
+        assert!(!channel.stores_request_bodies());
+        assert_eq!(channel.last_body_cleared, Some(DateTime::from_millis(5)));
+        assert_eq!(channel.tx_view_acl, ["one"]);
+        assert_eq!(channel.auto_retry_max_attempts, Some(2));
+        assert_eq!(
+            channel.rewrite_rules,
+            [RewriteRule {
+                from_host: "a".into(),
+                from_port: 80,
+                to_host: "b".into(),
+                to_port: 8080,
+                path_transform: Some("s/a/b".into())
+            }]
+        );
+        let alert = &channel.alerts[0];
+        assert_eq!(alert.condition, AlertCondition::AutoRetryMaxAttempted);
+        assert_eq!(alert.groups, [cert]);
+        let route = &channel.routes[0];
+        assert_eq!(
+            (route.kind, route.is_enabled, route.is_primary),
+            (RouteKind::Kafka, false, true)
+        );
+        assert_eq!((route.port, route.cert), (Some(80), Some(cert)));
+        assert!(!format!("{channel:?}").contains("secret"));
+    }
+
+    #[test]
+    fn a_bad_field_does_not_lose_the_channel() {
+        let channel = Channel::from_document(&doc! {
+            "_id": id(), "urlPattern": "/x", "timeout": "soon", "priority": {}, "methods": {"a": 1}, "alerts": "none",
+            "routes": [1, {"name": "r", "port": 70_000}], "updatedBy": 4, "status": 9,
+        })
+        .unwrap();
+
+        assert_eq!(channel.routes.len(), 1);
+        assert_eq!(channel.routes[0].port, None);
+        assert_eq!(channel.status, ChannelStatus::Disabled);
+    }
+
+    #[test]
+    fn a_restriction_that_cannot_be_read_takes_the_channel_out_of_service() {
+        for (key, value) in [
+            ("whitelist", Bson::Document(doc! {"a": 1})),
+            ("matchContentTypes", Bson::Array(vec![Bson::Document(doc! {})])),
+            ("matchContentRegex", Bson::Array(vec![])),
+            ("type", Bson::String("carrier pigeon".into())),
+        ] {
+            let mut document = doc! {"_id": id(), "urlPattern": "/x"};
+            document.insert(key, value);
+
+            assert_eq!(Channel::from_document(&document), Err(ChannelError::Unreadable(key)));
+        }
+        assert_eq!(
+            Channel::from_document(&doc! {"urlPattern": "/x"}),
+            Err(ChannelError::NoId)
+        );
+        assert_eq!(
+            Channel::from_document(&doc! {"_id": id()}),
+            Err(ChannelError::Unreadable("urlPattern"))
+        );
+    }
+
+    #[test]
+    fn an_unreadable_certificate_pin_trusts_nobody() {
+        let channel = Channel::from_document(&doc! {
+            "_id": id(), "urlPattern": "/x", "routes": [{"name": "a", "cert": "??"}, {"name": "b", "cert": ""}, {"name": "c", "cert": null}],
+        })
+        .unwrap();
+
+        assert_eq!(channel.routes[0].cert, Some(ObjectId::from_bytes([0; 12])));
+        assert_eq!(channel.routes[1].cert, None);
+        assert_eq!(channel.routes[2].cert, None);
+    }
+}

@@ -1,0 +1,481 @@
+//! The transaction document: its status, and how its parts are written.
+//!
+//! The pipeline builds the document piece by piece: [`Opening`] before anything is routed, [`Answer`] when the primary
+//! route has answered, [`route_entry`] for each secondary one. The shapes are OpenHIM's.
+
+use std::borrow::Cow;
+
+use bson::oid::ObjectId;
+use bson::{Bson, DateTime, Document, doc};
+
+/// How far a transaction has come, or how it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Status {
+    Processing,
+    PendingAsync,
+    Successful,
+    Completed,
+    CompletedWithErrors,
+    Failed,
+}
+
+impl Status {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Processing,
+        Self::PendingAsync,
+        Self::Successful,
+        Self::Completed,
+        Self::CompletedWithErrors,
+        Self::Failed,
+    ];
+
+    /// The stored text.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Processing => "Processing",
+            Self::PendingAsync => "Pending Async",
+            Self::Successful => "Successful",
+            Self::Completed => "Completed",
+            Self::CompletedWithErrors => "Completed with error(s)",
+            Self::Failed => "Failed",
+        }
+    }
+
+    /// The status of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.name() == name)
+    }
+
+    /// What a transaction of the channel starts as.
+    pub const fn initial(is_asynchronous: bool) -> Self {
+        if is_asynchronous {
+            Self::PendingAsync
+        } else {
+            Self::Processing
+        }
+    }
+}
+
+impl From<Status> for Bson {
+    fn from(status: Status) -> Self {
+        Self::String(status.name().to_owned())
+    }
+}
+
+/// What decides how a transaction ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome<'a> {
+    /// The status code that the client got.
+    pub primary: u16,
+    /// The status code of each secondary route that ran; 500 for one that failed.
+    pub secondaries: &'a [u16],
+    /// `status` in the primary mediator's answer; a word that is no status is ignored.
+    pub mediator: Option<&'a str>,
+    pub is_asynchronous: bool,
+    /// The status the transaction has had so far.
+    pub current: Status,
+}
+
+impl Outcome<'_> {
+    /// The transaction's final status.
+    pub fn status(self) -> Status {
+        if let Some(said) = self.mediator.and_then(Status::named) {
+            return said;
+        }
+        let is = |code: u16, class: u16| code / 100 == class;
+        let secondaries_succeeded = self.secondaries.iter().all(|code| is(*code, 2));
+        if is(self.primary, 5) {
+            Status::Failed
+        } else if self.secondaries.iter().any(|code| is(*code, 5)) {
+            Status::CompletedWithErrors
+        } else if is(self.primary, 2) && secondaries_succeeded {
+            match self.is_asynchronous {
+                true => Status::PendingAsync,
+                false => Status::Successful,
+            }
+        } else if (is(self.primary, 4) && secondaries_succeeded) || self.current == Status::Processing {
+            Status::Completed
+        } else {
+            self.current
+        }
+    }
+}
+
+/// A request, as it is stored for the transaction, a route or an orchestration.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RequestPart {
+    pub host: Option<String>,
+    pub port: Option<String>,
+    pub path: String,
+    pub querystring: Option<String>,
+    pub method: String,
+    /// From [`headers`].
+    pub headers: Document,
+    /// Absent for secondary routes.
+    pub body: Option<String>,
+    pub timestamp: Option<DateTime>,
+}
+
+impl RequestPart {
+    /// The stored form. Nothing is written for what is absent or an empty object.
+    pub fn into_document(self) -> Document {
+        let mut document = Document::new();
+        put(&mut document, "host", self.host);
+        put(&mut document, "port", self.port);
+        put(&mut document, "path", Some(self.path));
+        put_object(&mut document, "headers", self.headers);
+        put(&mut document, "querystring", self.querystring);
+        put(&mut document, "body", self.body);
+        put(&mut document, "method", Some(self.method));
+        put(&mut document, "timestamp", self.timestamp);
+        document
+    }
+}
+
+/// A response, as it is stored for the transaction, a route or an orchestration.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ResponsePart {
+    pub status: u16,
+    /// From [`headers`].
+    pub headers: Document,
+    pub body: Option<String>,
+    /// Absent if a mediator gave none.
+    pub timestamp: Option<DateTime>,
+}
+
+impl ResponsePart {
+    /// The stored form.
+    pub fn into_document(self) -> Document {
+        let mut document = doc! {"status": i32::from(self.status)};
+        put_object(&mut document, "headers", self.headers);
+        put(&mut document, "body", self.body);
+        put(&mut document, "timestamp", self.timestamp);
+        document
+    }
+}
+
+/// What went wrong.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ErrorPart {
+    pub message: String,
+    pub stack: String,
+}
+
+impl ErrorPart {
+    /// The stored form.
+    pub fn into_document(self) -> Document {
+        doc! {"message": self.message, "stack": self.stack}
+    }
+}
+
+/// A transaction before anything is routed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Opening {
+    pub id: ObjectId,
+    pub status: Status,
+    /// Id of the client's document.
+    pub client: Option<ObjectId>,
+    pub client_ip: String,
+    pub channel: ObjectId,
+    /// The transaction that this one repeats.
+    pub parent: Option<ObjectId>,
+    /// How often it was repeated without being asked to.
+    pub auto_retry_attempt: Option<u32>,
+    /// False if the stored request is not the whole request.
+    pub can_rerun: bool,
+    pub request: RequestPart,
+}
+
+impl Opening {
+    /// The document to insert.
+    pub fn into_document(self) -> Document {
+        let mut document = doc! {"_id": self.id};
+        put(&mut document, "clientID", self.client);
+        put(&mut document, "clientIP", Some(self.client_ip));
+        put(&mut document, "parentID", self.parent);
+        document.insert("childIDs", Bson::Array(vec![]));
+        document.insert("channelID", self.channel);
+        document.insert("request", self.request.into_document());
+        document.insert("routes", Bson::Array(vec![]));
+        document.insert("orchestrations", Bson::Array(vec![]));
+        document.insert("canRerun", self.can_rerun);
+        document.insert("autoRetry", false);
+        put(
+            &mut document,
+            "autoRetryAttempt",
+            self.auto_retry_attempt.map(|attempt| attempt as i32),
+        );
+        document.insert("wasRerun", false);
+        document.insert("status", self.status);
+        document.insert("__v", 0);
+        document
+    }
+}
+
+/// What the primary route yielded.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Answer {
+    pub response: ResponsePart,
+    pub error: Option<ErrorPart>,
+    /// The mediator's own, then the router's record; each from [`orchestration`].
+    pub orchestrations: Vec<Document>,
+    /// The mediator's; any JSON.
+    pub properties: Option<Bson>,
+}
+
+impl Answer {
+    /// The fields to set on the transaction.
+    pub fn into_fields(self) -> Document {
+        let mut fields = doc! {"response": self.response.into_document()};
+        put(&mut fields, "error", self.error.map(ErrorPart::into_document));
+        fields.insert("orchestrations", self.orchestrations);
+        put(
+            &mut fields,
+            "properties",
+            self.properties.filter(|any| *any != Bson::Null),
+        );
+        fields
+    }
+}
+
+/// One step of a transaction's processing, as it is stored.
+pub fn orchestration(
+    id: ObjectId,
+    name: &str,
+    request: RequestPart,
+    response: Option<ResponsePart>,
+    error: Option<ErrorPart>,
+) -> Document {
+    let mut document = doc! {"_id": id, "name": name, "request": request.into_document()};
+    put(&mut document, "response", response.map(ResponsePart::into_document));
+    put(&mut document, "error", error.map(ErrorPart::into_document));
+    document
+}
+
+/// What a secondary route did, to be pushed on `routes`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RouteResult {
+    pub name: String,
+    pub request: RequestPart,
+    pub response: ResponsePart,
+    pub orchestrations: Vec<Document>,
+    pub properties: Option<Bson>,
+    pub error: Option<ErrorPart>,
+}
+
+/// The stored form of a secondary route's result.
+pub fn route_entry(id: ObjectId, result: RouteResult) -> Document {
+    let mut document = doc! {
+        "_id": id,
+        "name": result.name,
+        "request": result.request.into_document(),
+        "response": result.response.into_document(),
+        "orchestrations": result.orchestrations,
+    };
+    put(
+        &mut document,
+        "properties",
+        result.properties.filter(|any| *any != Bson::Null),
+    );
+    put(&mut document, "error", result.error.map(ErrorPart::into_document));
+    document
+}
+
+/// Header fields as they are stored; a field whose value is a list keeps it (`set-cookie`).
+pub fn headers<N: AsRef<str>, V: Into<Bson>>(fields: impl IntoIterator<Item = (N, V)>) -> Document {
+    fields
+        .into_iter()
+        .map(|(name, value)| (escape_header_name(name.as_ref()).into_owned(), value.into()))
+        .collect()
+}
+
+/// A header name as the database takes it: the first `.` and the first `$` become their full-width forms.
+pub fn escape_header_name(name: &str) -> Cow<'_, str> {
+    if !name.contains(['.', '$']) {
+        return Cow::Borrowed(name);
+    }
+    Cow::Owned(name.replacen('.', "\u{FF0E}", 1).replacen('$', "\u{FF04}", 1))
+}
+
+/// The header name that [`escape_header_name`] was given.
+pub fn unescape_header_name(stored: &str) -> Cow<'_, str> {
+    if !stored.contains(['\u{FF0E}', '\u{FF04}']) {
+        return Cow::Borrowed(stored);
+    }
+    Cow::Owned(stored.replace('\u{FF0E}', ".").replace('\u{FF04}', "$"))
+}
+
+fn put(document: &mut Document, key: &str, value: Option<impl Into<Bson>>) {
+    if let Some(value) = value {
+        document.insert(key, value);
+    }
+}
+
+fn put_object(document: &mut Document, key: &str, object: Document) {
+    if !object.is_empty() {
+        document.insert(key, object);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(primary: u16, secondaries: &[u16]) -> Outcome<'_> {
+        Outcome {
+            primary,
+            secondaries,
+            mediator: None,
+            is_asynchronous: false,
+            current: Status::Processing,
+        }
+    }
+
+    #[test]
+    fn the_final_status_follows_the_observed_table() {
+        use Status::{Completed, CompletedWithErrors, Failed, Successful};
+        let table = [
+            (200, [Successful, Successful, Completed, Completed, CompletedWithErrors]),
+            (301, [Completed, Completed, Completed, Completed, CompletedWithErrors]),
+            (404, [Completed, Completed, Completed, Completed, CompletedWithErrors]),
+            (500, [Failed, Failed, Failed, Failed, Failed]),
+        ];
+        for (primary, row) in table {
+            let secondaries: [&[u16]; 5] = [&[], &[204], &[302], &[400], &[599]];
+            for (codes, expected) in secondaries.into_iter().zip(row) {
+                assert_eq!(outcome(primary, codes).status(), expected, "{primary} {codes:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_failed_secondary_among_many_is_an_error() {
+        assert_eq!(outcome(200, &[200, 404, 500]).status(), Status::CompletedWithErrors);
+    }
+
+    #[test]
+    fn an_asynchronous_transaction_stays_pending_unless_it_was_refused_or_failed() {
+        let status = |primary, secondaries| {
+            Outcome {
+                is_asynchronous: true,
+                current: Status::PendingAsync,
+                ..outcome(primary, secondaries)
+            }
+            .status()
+        };
+
+        assert_eq!(status(202, &[]), Status::PendingAsync);
+        assert_eq!(status(404, &[]), Status::Completed);
+        assert_eq!(status(503, &[]), Status::Failed);
+        assert_eq!(status(202, &[404]), Status::PendingAsync);
+        assert_eq!(status(202, &[500]), Status::CompletedWithErrors);
+    }
+
+    #[test]
+    fn the_mediators_word_wins_if_it_is_a_status() {
+        let said = |mediator| {
+            Outcome {
+                mediator: Some(mediator),
+                ..outcome(500, &[500])
+            }
+            .status()
+        };
+
+        assert_eq!(said("Successful"), Status::Successful);
+        assert_eq!(said("Pending Async"), Status::PendingAsync);
+        assert_eq!(said("Weird"), Status::Failed);
+    }
+
+    #[test]
+    fn an_opened_transaction_has_every_default_and_no_empty_object() {
+        let [id, channel, client] = [1, 2, 3].map(|n| ObjectId::from_bytes([n; 12]));
+        let document = Opening {
+            id,
+            status: Status::Processing,
+            client: Some(client),
+            client_ip: "127.0.0.1".into(),
+            channel,
+            parent: None,
+            auto_retry_attempt: None,
+            can_rerun: true,
+            request: RequestPart {
+                host: Some("him.example".into()),
+                port: Some("15001".into()),
+                path: "/echo".into(),
+                querystring: Some("x=1&y=%20z".into()),
+                method: "GET".into(),
+                body: Some(String::new()),
+                timestamp: Some(DateTime::from_millis(5)),
+                ..RequestPart::default()
+            },
+        }
+        .into_document();
+
+        assert_eq!(
+            document,
+            doc! {
+                "_id": id, "clientID": client, "clientIP": "127.0.0.1", "childIDs": [], "channelID": channel,
+                "request": {"host": "him.example", "port": "15001", "path": "/echo", "querystring": "x=1&y=%20z", "body": "",
+                            "method": "GET", "timestamp": DateTime::from_millis(5)},
+                "routes": [], "orchestrations": [], "canRerun": true, "autoRetry": false, "wasRerun": false,
+                "status": "Processing", "__v": 0,
+            }
+        );
+    }
+
+    #[test]
+    fn an_answer_sets_only_what_there_is() {
+        let fields = Answer {
+            response: ResponsePart {
+                status: 201,
+                headers: headers([("x-a", "1")]),
+                body: Some("ok".into()),
+                timestamp: None,
+            },
+            properties: Some(Bson::Null),
+            ..Answer::default()
+        }
+        .into_fields();
+
+        assert_eq!(
+            fields,
+            doc! {"response": {"status": 201, "headers": {"x-a": "1"}, "body": "ok"}, "orchestrations": []}
+        );
+    }
+
+    #[test]
+    fn a_failed_secondary_route_is_stored_with_its_error() {
+        let id = ObjectId::from_bytes([1; 12]);
+        let entry = route_entry(
+            id,
+            RouteResult {
+                name: "r".into(),
+                response: ResponsePart {
+                    status: 500,
+                    ..ResponsePart::default()
+                },
+                error: Some(ErrorPart {
+                    message: "connect ECONNREFUSED".into(),
+                    stack: "at route".into(),
+                }),
+                ..RouteResult::default()
+            },
+        );
+
+        assert_eq!(
+            entry,
+            doc! {"_id": id, "name": "r", "request": {"path": "", "method": ""}, "response": {"status": 500}, "orchestrations": [],
+            "error": {"message": "connect ECONNREFUSED", "stack": "at route"}}
+        );
+    }
+
+    #[test]
+    fn header_names_survive_the_database() {
+        assert_eq!(escape_header_name("x.dot$"), "x\u{FF0E}dot\u{FF04}");
+        assert_eq!(escape_header_name("a.b.c"), "a\u{FF0E}b.c");
+        for name in ["x.dot$", "a.b.c", "plain", "$where"] {
+            assert_eq!(unescape_header_name(&escape_header_name(name)), name);
+        }
+    }
+}
