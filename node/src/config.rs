@@ -5,7 +5,18 @@
 //! `config/default.json`, embedded into the binary. This file has the shapes only: where a value came from and how
 //! layers are merged and checked is [`load`]'s job.
 
+mod check;
+mod document;
+mod keys;
 pub mod load;
+mod origin;
+mod settings;
+
+pub use document::Place;
+pub use keys::LOG_LEVELS;
+pub use load::{Flag, Loaded, Sources, load};
+pub use origin::{Origin, Problem, Refused};
+pub use settings::Setting;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -22,6 +33,7 @@ pub struct Config {
     pub mongo: Mongo,
     pub store: Store,
     pub trusted_proxies: Vec<IpNet>,
+    #[serde(default)]
     pub retention: Retention,
     pub limits: Limits,
     pub logger: Logger,
@@ -93,6 +105,7 @@ pub enum Durability {
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Retention {
+    #[serde(default)]
     pub transactions: RetentionRule,
 }
 
@@ -191,8 +204,8 @@ pub struct Api {
     pub max_payload_size_mb: f64,
     pub truncate_size: usize,
     pub truncate_append: String,
-    /// A list, or text holding a JSON list (the form that environments use).
-    pub authentication_types: serde_json::Value,
+    /// Ways to log in: some of `basic`, `local`, `token`, `openid`.
+    pub authentication_types: Vec<String>,
     pub openid: Option<OpenId>,
 }
 
