@@ -5,6 +5,7 @@ pub mod config;
 pub mod control;
 pub mod health;
 pub mod l4;
+pub mod l7;
 pub mod listen;
 pub mod metrics;
 pub mod plan;

@@ -1,0 +1,3 @@
+//! The life of an HTTP request on one screen.
+
+pub mod framing;
