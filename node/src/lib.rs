@@ -18,6 +18,7 @@ pub mod listen;
 pub mod logs;
 pub mod metrics;
 pub mod model;
+pub mod notify;
 pub mod pattern;
 pub mod pipeline;
 pub mod record;
