@@ -1,1 +1,3 @@
 //! Work beside the requests: named tasks with a schedule and a lease.
+
+pub mod schedule;
