@@ -1,1 +1,443 @@
-//! What should be: services, groups, backends, policies. Pure data and its differences.
+//! What should be: services, backends, policies. Pure data, already checked.
+//!
+//! A [`Plan`] comes out of [`crate::config::Config::check`] and goes into the control task, which makes it so. It is also
+//! what two configurations are compared by. It never names a socket, a task or a counter.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+/// Everything one balancer process should do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// Settings of the process; a change takes a restart, unless the field says otherwise.
+    pub process: Process,
+    /// The services, in the order they were written.
+    pub services: Vec<Service>,
+}
+
+impl Plan {
+    /// The service of that name.
+    #[must_use]
+    pub fn service(&self, name: &str) -> Option<&Service> {
+        self.services.iter().find(|service| &*service.name == name)
+    }
+}
+
+/// What belongs to the process and not to one service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Data threads, each with its own listeners; `None` means one for each processor.
+    pub threads: Option<usize>,
+    /// Where the control socket is.
+    pub admin: Admin,
+    /// Where metrics and the status page are served; `None` is off.
+    pub metrics: Option<SocketAddr>,
+    /// Form of the log.
+    pub log: LogFormat,
+    /// Ceiling of concurrent connections over all services; `None` derives it from the file limit. Applied on reload.
+    pub maxconn: Option<usize>,
+}
+
+/// Where the control socket is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admin {
+    /// `/run/openhim/balancer.sock` if that folder can be written, else the state folder of the user.
+    Default,
+    /// This path.
+    Path(PathBuf),
+    /// No control socket.
+    Off,
+}
+
+/// Form of the log of connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, else JSON.
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// One readable line.
+    Text,
+    /// Nothing.
+    Off,
+}
+
+/// One service: where clients come in, who serves them, and the rules in between.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// Unique; keeps a service's counters together across reloads.
+    pub name: Arc<str>,
+    /// Addresses that clients connect to.
+    pub listen: Vec<SocketAddr>,
+    /// What is balanced: connections, datagram flows.
+    pub mode: Mode,
+    /// How a backend is chosen.
+    pub schedule: Schedule,
+    /// How backends are found alive.
+    pub check: Check,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+    /// Ceiling of concurrent connections of this service.
+    pub maxconn: Option<usize>,
+    /// How many clients may wait while every backend is at its own `maxconn`.
+    pub queue: usize,
+    /// Other backends tried when a connect fails, before the client is turned away.
+    pub retries: usize,
+    /// How backends learn the client's address.
+    pub client_ip: ClientIp,
+    /// Peers that must send a PROXY header, and are believed.
+    pub accept_proxy: Vec<IpNet>,
+    /// If not empty, only these clients are served.
+    pub allow: Vec<IpNet>,
+    /// These clients are not served.
+    pub deny: Vec<IpNet>,
+    /// New connections a second that one source may open.
+    pub rate: Option<u32>,
+    /// Clients stay with the backend they had.
+    pub sticky: Option<Sticky>,
+    /// How long the share of a backend that came up grows from a tenth to the whole.
+    pub slow_start: Duration,
+    /// What happens to live connections of a backend that goes down.
+    pub on_down: OnDown,
+    /// What a client gets when no backend can take it.
+    pub all_down: AllDown,
+    /// When fewer than this per cent of the backends are healthy, those whose check fails but who still answer are used
+    /// too: then more likely the check is at fault than most of the backends.
+    pub panic_threshold: u8,
+    /// Backends named in the configuration.
+    pub backends: Vec<Backend>,
+    /// A watched file with more of them.
+    pub backends_file: Option<PathBuf>,
+}
+
+/// What is balanced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// TCP connections, byte transparent.
+    Tcp,
+    /// UDP datagrams, by source.
+    Udp,
+}
+
+/// How a backend is chosen. IPVS' names where IPVS has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Schedule {
+    /// In turn.
+    Rr,
+    /// In turn, by weight, smoothly.
+    Wrr,
+    /// Fewest connections.
+    Lc,
+    /// Fewest connections for its weight.
+    Wlc,
+    /// The less loaded of two drawn at random.
+    P2c,
+    /// Hash of the client's address.
+    Sh,
+    /// Maglev hash of the client's address: two balancers agree, and few clients move when a backend comes or goes.
+    Mh,
+    /// At random, by weight.
+    Random,
+    /// The first in the list that has room.
+    First,
+}
+
+impl Schedule {
+    /// All of them, with the names they are written by.
+    pub const NAMES: [(&'static str, Self); 9] = [
+        ("rr", Self::Rr),
+        ("wrr", Self::Wrr),
+        ("lc", Self::Lc),
+        ("wlc", Self::Wlc),
+        ("p2c", Self::P2c),
+        ("sh", Self::Sh),
+        ("mh", Self::Mh),
+        ("random", Self::Random),
+        ("first", Self::First),
+    ];
+}
+
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            Self::NAMES
+                .iter()
+                .find(|(_, it)| it == self)
+                .map_or("", |(name, _)| name),
+        )
+    }
+}
+
+/// How backends are found alive.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Check {
+    /// What is asked.
+    pub kind: CheckKind,
+    /// Port asked, if it is not the traffic's.
+    pub port: Option<u16>,
+    /// Path of `http` and `https` checks.
+    pub path: String,
+    /// `Host` header and TLS name of those checks; the backend's address if absent.
+    pub host: Option<String>,
+    /// Statuses that mean healthy.
+    pub expect: Vec<RangeInclusive<u16>>,
+    /// Accept any certificate.
+    pub insecure: bool,
+    /// Time between two checks of one backend.
+    pub interval: Duration,
+    /// The same while its state is changing.
+    pub fast_interval: Duration,
+    /// Successes in a row that bring a backend up.
+    pub rise: u32,
+    /// Failures in a row that take it down.
+    pub fall: u32,
+    /// After this a check has failed.
+    pub timeout: Duration,
+}
+
+impl Check {
+    /// True if a check asks the very address that traffic goes to.
+    #[must_use]
+    pub fn asks_traffic_port(&self, traffic: u16) -> bool {
+        self.kind != CheckKind::None && self.port.is_none_or(|port| port == traffic)
+    }
+}
+
+/// What a check asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckKind {
+    /// Nothing: a backend counts as healthy until a connect to it fails.
+    None,
+    /// Does it accept a connection?
+    Tcp,
+    /// Does it answer a GET with an expected status?
+    Http,
+    /// The same over TLS.
+    Https,
+}
+
+impl fmt::Display for CheckKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Tcp => "tcp",
+            Self::Http => "http",
+            Self::Https => "https",
+        })
+    }
+}
+
+/// How long things may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// One connect to one backend.
+    pub connect: Duration,
+    /// A connection on which nothing moves; zero is never.
+    pub idle: Duration,
+    /// A connection of which one direction has ended.
+    pub half_close: Duration,
+    /// What is under way on a removed backend, or at the end of the process.
+    pub drain: Duration,
+    /// A client waiting for a backend with room.
+    pub queue: Duration,
+}
+
+/// How backends learn the client's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientIp {
+    /// They do not.
+    None,
+    /// PROXY protocol, text form.
+    ProxyV1,
+    /// PROXY protocol, binary form.
+    ProxyV2,
+    /// The connection to the backend has the client's own source address.
+    Transparent,
+}
+
+/// Clients stay with the backend they had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sticky {
+    /// How long after its last connection a client's backend is remembered.
+    pub timeout: Duration,
+}
+
+/// What happens to live connections of a backend that goes down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDown {
+    /// They go on until they end by themselves.
+    Keep,
+    /// They are reset, so that clients notice at once.
+    Close,
+}
+
+/// What a client gets when no backend can take it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AllDown {
+    /// The connection is reset.
+    Reset,
+    /// The connection is closed.
+    Close,
+    /// An HTTP answer with status 503, for services that carry plain HTTP.
+    Http503,
+}
+
+/// One backend as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Where it is.
+    pub endpoint: Endpoint,
+    /// Its share; 0 means that nothing new is sent there.
+    pub weight: u16,
+    /// Used only when no other can take the client.
+    pub backup: bool,
+    /// Ceiling of its concurrent connections.
+    pub maxconn: Option<u32>,
+    /// Its own way to learn the client's address.
+    pub client_ip: Option<ClientIp>,
+}
+
+impl Backend {
+    /// A backend of weight 1 with no limits.
+    #[must_use]
+    pub fn new(endpoint: Endpoint) -> Self {
+        Self {
+            endpoint,
+            weight: 1,
+            backup: false,
+            maxconn: None,
+            client_ip: None,
+        }
+    }
+}
+
+/// Highest weight; IPVS allows the same.
+pub const WEIGHT_MAX: u16 = u16::MAX;
+
+/// Where a backend is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Endpoint {
+    /// At an address.
+    Address(SocketAddr),
+    /// At all addresses of a name.
+    Name(Box<str>, u16),
+    /// At the targets of an SRV record.
+    Srv(Box<str>),
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => write!(f, "{address}"),
+            Self::Name(name, port) => write!(f, "{name}:{port}"),
+            Self::Srv(name) => write!(f, "srv:{name}"),
+        }
+    }
+}
+
+/// Why a text is not an [`Endpoint`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EndpointError {
+    /// No port.
+    #[error("has no port; write HOST:PORT")]
+    NoPort,
+    /// A port that is none.
+    #[error("has no valid port (1 to 65535)")]
+    Port,
+    /// Neither an address nor a name.
+    #[error("has neither an address nor a host name before its port")]
+    Host,
+    /// An IPv6 address whose colons cannot be told from the port's.
+    #[error("is ambiguous; write an IPv6 address as [ADDRESS]:PORT")]
+    Brackets,
+}
+
+impl FromStr for Endpoint {
+    type Err = EndpointError;
+
+    fn from_str(text: &str) -> Result<Self, EndpointError> {
+        if let Some(name) = text.strip_prefix("srv:") {
+            return if is_host_name(name) {
+                Ok(Self::Srv(name.into()))
+            } else {
+                Err(EndpointError::Host)
+            };
+        }
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return if address.port() == 0 {
+                Err(EndpointError::Port)
+            } else {
+                Ok(Self::Address(address))
+            };
+        }
+        if text.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6()) {
+            return Err(EndpointError::Brackets);
+        }
+        let (host, port) = text.rsplit_once(':').ok_or(EndpointError::NoPort)?;
+        let port = port.parse().ok().filter(|port| *port != 0).ok_or(EndpointError::Port)?;
+        if host.contains(':') {
+            return Err(EndpointError::Brackets);
+        }
+        if !is_host_name(host) {
+            return Err(EndpointError::Host);
+        }
+        Ok(Self::Name(host.into(), port))
+    }
+}
+
+/// RFC 1123 host names, and the underscores of service records. A name of digits only would be a mistyped address.
+fn is_host_name(text: &str) -> bool {
+    let label = |part: &str| {
+        !part.is_empty()
+            && part.len() <= 63
+            && !part.starts_with('-')
+            && !part.ends_with('-')
+            && part
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let last = name.rsplit('.').next().unwrap_or("");
+    name.len() <= 253 && name.split('.').all(label) && !last.bytes().all(|b| b.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(text: &str) -> Result<String, EndpointError> {
+        text.parse::<Endpoint>().map(|it| it.to_string())
+    }
+
+    #[test]
+    fn endpoints_are_addresses_names_or_service_records() {
+        for text in [
+            "10.0.0.2:5000",
+            "[::1]:80",
+            "node-1.local:5000",
+            "srv:_openhim._tcp.example.org",
+        ] {
+            assert_eq!(endpoint(text).as_deref(), Ok(text));
+        }
+    }
+
+    #[test]
+    fn an_endpoint_that_is_none_says_why() {
+        assert_eq!(endpoint("10.0.0.2"), Err(EndpointError::NoPort));
+        assert_eq!(endpoint("10.0.0.2:"), Err(EndpointError::Port));
+        assert_eq!(endpoint("10.0.0.2:0"), Err(EndpointError::Port));
+        assert_eq!(endpoint("10.0.0.2:70000"), Err(EndpointError::Port));
+        assert_eq!(endpoint("10.0.0.256:80"), Err(EndpointError::Host));
+        assert_eq!(endpoint(":80"), Err(EndpointError::Host));
+        assert_eq!(endpoint("a b:80"), Err(EndpointError::Host));
+        assert_eq!(endpoint("fe80::1"), Err(EndpointError::Brackets));
+        assert_eq!(endpoint("fe80::1:zz:80"), Err(EndpointError::Brackets));
+    }
+}
