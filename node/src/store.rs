@@ -388,7 +388,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 }
 
 /// What callers usually want of a [`Store`], in one line each.
-impl dyn Store {
+impl dyn Store + '_ {
     /// All matches in memory.
     pub async fn all(&self, from: Collection, find: Find) -> Result<Vec<Document>> {
         let mut cursor = self.find(from, find).await?;

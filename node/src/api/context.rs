@@ -1,0 +1,190 @@
+//! What every handler gets: the node's shared parts ([`Api`]) and one request ([`Call`]).
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{HeaderMap, Method};
+use tokio::sync::Semaphore;
+
+use super::auth::limit::LoginLimit;
+use super::auth::local::Verified;
+use super::body::Body;
+use super::error::Fault;
+use super::router::Params;
+use crate::audit::Auditor;
+use crate::clock::Clock;
+use crate::config;
+use crate::store::{SharedStore, Store};
+
+/// The settings that the API reads.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub api: config::Api,
+    pub authentication: config::Authentication,
+    pub certificate_management: config::CertificateManagement,
+    pub events: config::Events,
+    pub polling: config::Polling,
+    pub rerun: config::Rerun,
+    /// Longest header section of a request, bytes.
+    pub header_bytes: usize,
+}
+
+/// The parts of the node that the API works with.
+#[derive(Debug)]
+pub struct Api {
+    pub(super) store: SharedStore,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) settings: Settings,
+    pub(super) auditor: Auditor,
+    pub(super) started: Instant,
+    pub(super) logins: LoginLimit,
+    pub(super) verified: Verified,
+    /// Places for slow hashes: a flood of logins must not take every thread.
+    hashers: Semaphore,
+}
+
+impl Api {
+    /// Puts the parts together; `started` is when the process began.
+    pub fn new(
+        store: SharedStore,
+        clock: Arc<dyn Clock>,
+        settings: Settings,
+        auditor: Auditor,
+        started: Instant,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            clock,
+            settings,
+            auditor,
+            started,
+            logins: LoginLimit::default(),
+            verified: Verified::default(),
+            hashers: Semaphore::new(std::thread::available_parallelism().map_or(1, std::num::NonZero::get)),
+        })
+    }
+
+    /// Runs a slow hash where it blocks nobody, a few at a time; `None` if it died.
+    pub(super) async fn hashing<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let _place = self.hashers.acquire().await.ok()?;
+        tokio::task::spawn_blocking(work).await.ok()
+    }
+
+    /// The store, as its callers use it.
+    pub(super) fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+}
+
+/// One request on its way to a handler.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) api: Arc<Api>,
+    pub(super) method: Method,
+    /// The path as it was sent.
+    pub(super) path: String,
+    pub(super) params: Params,
+    pub(super) query: Query,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Body,
+    pub(super) origin: Origin,
+    pub(super) session: super::auth::session::Session,
+}
+
+/// Where a request came from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Origin {
+    /// The client's address; a trusted proxy's word for it if `api.trustProxy`.
+    pub(super) address: IpAddr,
+    /// True over TLS, or if a trusted proxy says so.
+    pub(super) secure: bool,
+}
+
+impl Call {
+    /// Header `name` as text; `None` if it is absent, empty or no text.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .filter(|value| !value.is_empty())
+    }
+}
+
+/// The query string, decoded; a key that comes twice has two values.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Query(Vec<(String, String)>);
+
+impl Query {
+    /// Reads at most a thousand pairs.
+    pub(super) fn parse(text: &str) -> Self {
+        let pairs = text.split('&').filter(|pair| !pair.is_empty()).take(1000);
+        Self(
+            pairs
+                .map(|pair| {
+                    let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+                    (super::body::decode(key), super::body::decode(value))
+                })
+                .collect(),
+        )
+    }
+
+    /// The value of `key`; several values are joined by commas, as JavaScript prints an array.
+    pub(super) fn get(&self, key: &str) -> Option<String> {
+        let values = self.all(key);
+        (!values.is_empty()).then(|| values.join(","))
+    }
+
+    /// Like [`Query::get`], but an empty value counts as absent.
+    pub(super) fn filled(&self, key: &str) -> Option<String> {
+        self.get(key).filter(|value| !value.is_empty())
+    }
+
+    /// Every value of `key`.
+    pub(super) fn all(&self, key: &str) -> Vec<&str> {
+        self.0
+            .iter()
+            .filter(|(known, _)| known == key)
+            .map(|(_, value)| value.as_str())
+            .collect()
+    }
+
+    /// The keys in order, each once.
+    pub(super) fn keys(&self) -> Vec<&str> {
+        let mut keys: Vec<&str> = Vec::new();
+        for (key, _) in &self.0 {
+            if !keys.contains(&key.as_str()) {
+                keys.push(key);
+            }
+        }
+        keys
+    }
+
+    /// The value of `key` read as JSON; `None` if it is absent or empty.
+    ///
+    /// # Errors
+    /// The value is not JSON.
+    pub(super) fn json(&self, key: &str) -> Result<Option<serde_json::Value>, Fault> {
+        self.filled(key)
+            .map(|text| serde_json::from_str(&text))
+            .transpose()
+            .map_err(Fault::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_query_is_decoded_and_repeated_keys_are_kept() {
+        let query = Query::parse("a=1+2&b=%7B%22x%22%3A1%7D&a=3&c");
+        assert_eq!(query.get("a").as_deref(), Some("1 2,3"));
+        assert_eq!(query.all("a"), ["1 2", "3"]);
+        assert_eq!(query.json("b").unwrap(), Some(serde_json::json!({"x": 1})));
+        assert_eq!(query.get("c").as_deref(), Some(""));
+        assert_eq!(query.filled("c"), None);
+        assert_eq!(query.keys(), ["a", "b", "c"]);
+        assert!(query.json("a").is_err());
+    }
+}

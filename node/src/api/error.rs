@@ -1,0 +1,191 @@
+//! From a cause to a status and a body: the only place that decides it.
+//!
+//! Handlers say what went wrong ([`Refusal`]); the store and the schema engine say why ([`Fault`]). Clients parse
+//! OpenHIM's sentences, so causes are spoken as JavaScript would (`Name: message`). An answer of 500 and up is logged
+//! once, here.
+
+use http::{HeaderValue, StatusCode, header};
+use serde_json::{Value, json};
+
+use super::reply::Reply;
+use crate::store::StoreError;
+
+/// Why something that a handler tried did not work.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// JSON inside a query parameter or a field that is none.
+    #[error("{0}")]
+    Syntax(String),
+    /// A value that does not fit the field it is meant for.
+    #[error("{0}")]
+    Cast(String),
+    /// Something that has to be there is missing or of the wrong kind.
+    #[error("{0}")]
+    Type(String),
+    #[error("{0}")]
+    Other(String),
+}
+
+impl Fault {
+    /// The class of the cause, as JavaScript names it.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Store(StoreError::Duplicate { .. } | StoreError::BadQuery(_)) => "MongoServerError",
+            Self::Store(_) | Self::Other(_) => "Error",
+            Self::Cast(_) => "CastError",
+            Self::Syntax(_) => "SyntaxError",
+            Self::Type(_) => "TypeError",
+        }
+    }
+
+    /// `Name: message`.
+    pub(super) fn spoken(&self) -> String {
+        format!("{}: {self}", self.name())
+    }
+}
+
+impl From<serde_json::Error> for Fault {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Syntax(error.to_string())
+    }
+}
+
+/// Why a request is not done.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refusal {
+    /// Nobody is known to ask. The body never says why.
+    #[error("the request could not be authenticated")]
+    Unauthenticated,
+    /// Credentials are missing or make no sense.
+    #[error("the request is malformed")]
+    BadRequest,
+    #[error("the body is malformed")]
+    MalformedBody,
+    #[error("the body is too large")]
+    BodyTooLarge,
+    #[error("the body is encoded in an unknown way")]
+    UnsupportedEncoding,
+    #[error("the body did not arrive in time")]
+    BodyTimeout,
+    #[error("too many failed logins")]
+    TooManyLogins { retry_after_seconds: u64 },
+    #[error("too much is being read already")]
+    Busy,
+    /// A status in words.
+    #[error("{0}")]
+    Status(StatusCode),
+    /// The caller may not; the text says what.
+    #[error("{0}")]
+    Forbidden(String),
+    #[error("{0}")]
+    Invalid(String),
+    #[error("{0}")]
+    NotFound(String),
+    #[error("{0}")]
+    Conflict(String),
+    #[error("{0}")]
+    Gone(String),
+    /// The answer to a conflict that names what is in the way.
+    #[error("in use")]
+    InUse(Value),
+    /// 400 with the handler's words and the cause.
+    #[error("{doing} {}", cause.spoken())]
+    Rejected { doing: String, cause: Fault },
+    /// 500 with the handler's words and the cause.
+    #[error("{doing} {}", cause.spoken())]
+    Failed { doing: String, cause: Fault },
+    /// 500 with the cause's message alone.
+    #[error("{0}")]
+    Bare(Fault),
+    /// 500 with a sentence.
+    #[error("{0}")]
+    Broken(String),
+    /// 500 that says nothing.
+    #[error("{0}")]
+    Internal(#[from] Fault),
+    /// `{"error": text}`.
+    #[error("{text}")]
+    Json { status: StatusCode, text: String },
+}
+
+impl Refusal {
+    /// The answer.
+    pub(super) fn into_reply(self) -> Reply {
+        let reply = self.reply();
+        if reply.status.is_server_error() {
+            tracing::error!(status = reply.status.as_u16(), error = %self, "API request failed: {self}");
+        }
+        reply
+    }
+
+    fn reply(&self) -> Reply {
+        use StatusCode as S;
+        match self {
+            Self::Unauthenticated => Reply::phrase(S::UNAUTHORIZED),
+            Self::BadRequest | Self::MalformedBody => Reply::text(S::BAD_REQUEST, "Bad Request"),
+            Self::BodyTooLarge => Reply::text(S::PAYLOAD_TOO_LARGE, "request entity too large"),
+            Self::UnsupportedEncoding => Reply::phrase(S::UNSUPPORTED_MEDIA_TYPE),
+            Self::BodyTimeout => Reply::phrase(S::REQUEST_TIMEOUT),
+            Self::TooManyLogins { retry_after_seconds } => Reply::phrase(S::TOO_MANY_REQUESTS)
+                .with_header(header::RETRY_AFTER, HeaderValue::from(*retry_after_seconds)),
+            Self::Busy => Reply::phrase(S::SERVICE_UNAVAILABLE),
+            Self::Status(status) => Reply::phrase(*status),
+            Self::Forbidden(text) => Reply::text(S::FORBIDDEN, text),
+            Self::Invalid(text) => Reply::text(S::BAD_REQUEST, text),
+            Self::NotFound(text) => Reply::text(S::NOT_FOUND, text),
+            Self::Conflict(text) => Reply::text(S::CONFLICT, text),
+            Self::Gone(text) => Reply::text(S::GONE, text),
+            Self::InUse(by) => Reply::json(S::CONFLICT, by),
+            Self::Rejected { .. } => Reply::text(S::BAD_REQUEST, self.to_string()),
+            Self::Failed { .. } | Self::Bare(_) | Self::Broken(_) => {
+                Reply::text(S::INTERNAL_SERVER_ERROR, self.to_string())
+            }
+            Self::Internal(_) => Reply::text(S::INTERNAL_SERVER_ERROR, "Internal Server Error"),
+            Self::Json { status, text } => Reply::json(*status, &json!({ "error": text })),
+        }
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Self::Internal(error.into())
+    }
+}
+
+/// Says what was being done when something failed.
+pub(super) trait Doing<T> {
+    /// 500: `{words} {Name: message}`.
+    fn doing(self, words: &str) -> Result<T, Refusal>;
+    /// 400: `{words} {Name: message}`.
+    fn rejected(self, words: &str) -> Result<T, Refusal>;
+    /// 500: the message alone.
+    fn bare(self) -> Result<T, Refusal>;
+    /// 500 that says nothing.
+    fn internal(self) -> Result<T, Refusal>;
+}
+
+impl<T, E: Into<Fault>> Doing<T> for Result<T, E> {
+    fn doing(self, words: &str) -> Result<T, Refusal> {
+        self.map_err(|cause| Refusal::Failed {
+            doing: words.to_owned(),
+            cause: cause.into(),
+        })
+    }
+
+    fn rejected(self, words: &str) -> Result<T, Refusal> {
+        self.map_err(|cause| Refusal::Rejected {
+            doing: words.to_owned(),
+            cause: cause.into(),
+        })
+    }
+
+    fn bare(self) -> Result<T, Refusal> {
+        self.map_err(|cause| Refusal::Bare(cause.into()))
+    }
+
+    fn internal(self) -> Result<T, Refusal> {
+        self.map_err(|cause| Refusal::Internal(cause.into()))
+    }
+}
