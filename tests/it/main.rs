@@ -1,1 +1,3 @@
-//! Integration tests.
+//! The one integration binary: the program as its users meet it, with real parts on the other side.
+
+mod layers;
