@@ -2,10 +2,11 @@
 //!
 //! Each is an RFC 3881 message in a syslog envelope, and the document that parsing it would give. By
 //! `auditing.auditEvents.interface` it is stored here or sent to an audit repository, always after the fact: nobody
-//! waits for it, and its failure is logged and changes nothing. What other programs send in is not parsed here.
+//! waits for it, and its failure is logged and changes nothing.
 
 pub mod deliver;
 pub mod meta;
+pub mod parse;
 mod record;
 
 use std::sync::Arc;

@@ -21,8 +21,20 @@ const NODE: &[Row] = &[
     Siblings(&["app"]),
     Siblings(&["listen", "api", "jobs", "console"]),
     LeftToRight(&[
-        "pipeline", "route", "record", "events", "metrics", "metadata", "mediators", "users", "audit", "notify", "logs",
-        "cluster", "tables", "keystore",
+        "pipeline",
+        "route",
+        "record",
+        "events",
+        "metrics",
+        "metadata",
+        "mediators",
+        "users",
+        "audit",
+        "notify",
+        "logs",
+        "cluster",
+        "tables",
+        "keystore",
     ]),
     Siblings(&["store"]),
     LeftToRight(&["model", "wire", "crypto", "pattern", "clock"]),
@@ -78,7 +90,9 @@ fn named_paths(source: &str, depth: usize) -> BTreeSet<String> {
     let mut code = code.join("\n");
     // In `a/b.rs` (depth 2), `super::super::x` is `crate::x`.
     code = code.replace(&"super::".repeat(depth), "crate::");
-    code.match_indices("crate::").flat_map(|(start, root)| expand(&code[start + root.len()..])).collect()
+    code.match_indices("crate::")
+        .flat_map(|(start, root)| expand(&code[start + root.len()..]))
+        .collect()
 }
 
 /// The first two names of each path of a use tree: `a::{b, c::d}` is `a::b` and `a::c`.
@@ -89,16 +103,19 @@ fn expand(tree: &str) -> Vec<String> {
     }
     let first = name(tree);
     match tree[first.len()..].strip_prefix("::") {
-        Some(rest) if rest.starts_with('{') => {
-            members(&rest[1..]).iter().map(|member| format!("{first}::{}", name(member.trim_start()))).collect()
-        }
+        Some(rest) if rest.starts_with('{') => members(&rest[1..])
+            .iter()
+            .map(|member| format!("{first}::{}", name(member.trim_start())))
+            .collect(),
         Some(rest) => vec![format!("{first}::{}", name(rest))],
         None => vec![first.to_owned()],
     }
 }
 
 fn name(text: &str) -> &str {
-    let end = text.find(|letter: char| !letter.is_alphanumeric() && letter != '_').unwrap_or(text.len());
+    let end = text
+        .find(|letter: char| !letter.is_alphanumeric() && letter != '_')
+        .unwrap_or(text.len());
     &text[..end]
 }
 
@@ -125,8 +142,11 @@ fn members(group: &str) -> Vec<&str> {
 
 /// What is wrong with one source file, whose path is relative to `src/`.
 fn violations(rows: &[Row], file: &Path, source: &str) -> Vec<String> {
-    let names: Vec<String> =
-        file.with_extension("").iter().map(|name| name.to_string_lossy().into_owned()).collect();
+    let names: Vec<String> = file
+        .with_extension("")
+        .iter()
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect();
     let from = names[0].as_str();
     if from == "lib" || from == "testing" || names.last().is_some_and(|last| last == "tests") {
         return Vec::new();
@@ -173,7 +193,11 @@ fn crate_violations(name: &str, other: &str, rows: &[Row]) -> Vec<String> {
         if source.contains(&format!("openhim_{other}::")) {
             wrong.push(format!("{}: {name} ✗→ {other}", file.display()));
         }
-        wrong.extend(violations(rows, file, &source).into_iter().map(|line| format!("{name}/src/{line}")));
+        wrong.extend(
+            violations(rows, file, &source)
+                .into_iter()
+                .map(|line| format!("{name}/src/{line}")),
+        );
     }
     wrong
 }
@@ -192,9 +216,18 @@ fn modules_of_the_balancer_import_along_the_arrows_only() {
 fn a_forbidden_import_is_reported_with_file_and_arrow() {
     let wrong = |file: &str, source: &str| violations(NODE, Path::new(file), source).join("; ");
 
-    assert_eq!(wrong("store/sqlite.rs", "use crate::{clock::Clock, api::Api};"), "store/sqlite.rs: store ✗→ api");
-    assert_eq!(wrong("api/users.rs", "fn f() { crate::jobs::start() }"), "api/users.rs: api ✗→ jobs");
-    assert_eq!(wrong("route/http.rs", "use super::super::pipeline;"), "route/http.rs: route ✗→ pipeline");
+    assert_eq!(
+        wrong("store/sqlite.rs", "use crate::{clock::Clock, api::Api};"),
+        "store/sqlite.rs: store ✗→ api"
+    );
+    assert_eq!(
+        wrong("api/users.rs", "fn f() { crate::jobs::start() }"),
+        "api/users.rs: api ✗→ jobs"
+    );
+    assert_eq!(
+        wrong("route/http.rs", "use super::super::pipeline;"),
+        "route/http.rs: route ✗→ pipeline"
+    );
     assert_eq!(
         wrong("record.rs", "use crate::store::{self, sqlite::Sqlite};"),
         "record.rs: record ✗→ store::sqlite, which only app may name"
@@ -210,9 +243,27 @@ fn a_forbidden_import_is_reported_with_file_and_arrow() {
 fn allowed_imports_comments_and_test_code_are_let_be() {
     let wrong = |file: &str, source: &str| violations(NODE, Path::new(file), source).join("; ");
 
-    assert_eq!(wrong("app.rs", "use crate::{api, jobs, store::{mongo, sqlite}, config::Config};"), "");
-    assert_eq!(wrong("pipeline.rs", "use crate::{route::{self, http}, tables::Tables};\nuse super::record;"), "");
-    assert_eq!(wrong("store.rs", "//! See [`crate::app`].\n#[cfg(test)]\nmod tests { use crate::api; }"), "");
+    assert_eq!(
+        wrong(
+            "app.rs",
+            "use crate::{api, jobs, store::{mongo, sqlite}, config::Config};"
+        ),
+        ""
+    );
+    assert_eq!(
+        wrong(
+            "pipeline.rs",
+            "use crate::{route::{self, http}, tables::Tables};\nuse super::record;"
+        ),
+        ""
+    );
+    assert_eq!(
+        wrong(
+            "store.rs",
+            "//! See [`crate::app`].\n#[cfg(test)]\nmod tests { use crate::api; }"
+        ),
+        ""
+    );
     assert_eq!(wrong("store/query/tests.rs", "use crate::api;"), "");
     assert_eq!(wrong("route/http.rs", "use super::response;\nuse crate::Instance;"), "");
 }
