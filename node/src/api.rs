@@ -12,8 +12,8 @@ mod context;
 mod cors;
 mod error;
 mod heartbeat;
+mod metrics;
 mod page;
-mod render;
 mod reply;
 mod router;
 mod server;
@@ -51,6 +51,12 @@ fn routes() -> Vec<Route> {
         // Behind the gate.
         get("/authentication/types", authentication::types, "Lists how clients of the router may identify themselves"),
         get("/logout", authentication::log_out, "Ends the session"),
+        get("/metrics", metrics::total, "Sums up all channels over a span of time"),
+        get("/metrics/channels", metrics::by_channel, "Sums up each channel over a span of time"),
+        get("/metrics/channels/:channelID", metrics::of_channel, "Sums up one channel over a span of time"),
+        get("/metrics/timeseries/:timeSeries", metrics::series, "Sums up all channels, period by period"),
+        get("/metrics/timeseries/:timeSeries/channels", metrics::series_by_channel, "Sums up each channel, period by period"),
+        get("/metrics/timeseries/:timeSeries/channels/:channelID", metrics::series_of_channel, "Sums up one channel, period by period"),
         get("/about", about::read, "Reads version and time zone"),
     ]
 }

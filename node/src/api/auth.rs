@@ -14,9 +14,8 @@ pub(super) mod token;
 
 use bson::{Document, doc};
 
-pub(super) use permission::Roles;
-
 use super::context::Api;
+use crate::model::role::Role;
 use crate::store::{Collection, StoreError};
 
 /// How a caller proved who they are.
@@ -32,7 +31,7 @@ pub(super) enum Proof {
 pub(super) struct Caller {
     /// The stored user.
     pub(super) user: Document,
-    pub(super) roles: Roles,
+    pub(super) roles: Vec<Role>,
     pub(super) proof: Proof,
 }
 

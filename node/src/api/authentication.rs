@@ -5,14 +5,15 @@ use serde_json::json;
 use super::auth::Caller;
 use super::context::Call;
 use super::error::Refusal;
-use super::render::JsonDocument;
 use super::reply::{Reply, SessionChange};
 use super::router::Answer;
+use crate::model::json;
+use crate::model::role::Permission;
 
 /// `GET /me`: the user of the session; headers do not count.
 pub(super) async fn me(call: Call) -> Answer {
     match call.session.user() {
-        Some(user) => Ok(Reply::ok(&json!({"user": JsonDocument(user)}))),
+        Some(user) => Ok(Reply::ok(&json!({"user": json::to_value(&user.clone().into())}))),
         None => Err(Refusal::NotFound("Not authenticated".into())),
     }
 }
@@ -24,7 +25,7 @@ pub(super) async fn log_out(_call: Call, _caller: Caller) -> Answer {
 
 /// `GET /authentication/types`: how clients of the router may identify themselves.
 pub(super) async fn types(call: Call, caller: Caller) -> Answer {
-    caller.require("getAuthType", "client-manage-all")?;
+    caller.require("getAuthType", Permission::ClientManageAll)?;
     let enabled = &call.api.settings.authentication;
     let types: Vec<&str> = [
         (enabled.enable_mutual_tls, "mutual-tls-auth"),

@@ -4,10 +4,12 @@
 //! OpenHIM's sentences, so causes are spoken as JavaScript would (`Name: message`). An answer of 500 and up is logged
 //! once, here.
 
+use bson::oid::ObjectId;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::reply::Reply;
+use crate::model::json::JsonError;
 use crate::store::StoreError;
 
 /// Why something that a handler tried did not work.
@@ -46,10 +48,28 @@ impl Fault {
     }
 }
 
+impl From<JsonError> for Fault {
+    fn from(error: JsonError) -> Self {
+        Self::Other(error.to_string())
+    }
+}
+
 impl From<serde_json::Error> for Fault {
     fn from(error: serde_json::Error) -> Self {
         Self::Syntax(error.to_string())
     }
+}
+
+/// The id that `text` is: 24 hexadecimal digits or 12 bytes.
+///
+/// # Errors
+/// It is none; the words are those of OpenHIM's object mapper, which names the `model`.
+pub(super) fn id(text: &str, model: &str) -> Result<ObjectId, Fault> {
+    crate::model::id::parse(text).map_err(|_| {
+        Fault::Cast(format!(
+            "Cast to ObjectId failed for value \"{text}\" (type string) at path \"_id\" for model \"{model}\""
+        ))
+    })
 }
 
 /// Why a request is not done.

@@ -43,7 +43,7 @@ fn uptime(mediator: &Document, now: Millis) -> Value {
     }
     match mediator.get("_uptime") {
         Some(uptime @ (Bson::Double(_) | Bson::Int32(_) | Bson::Int64(_))) => {
-            serde_json::to_value(super::render::Json(uptime)).unwrap_or_default()
+            crate::model::json::to_value(uptime)
         }
         _ => Value::Null,
     }

@@ -4,10 +4,14 @@
 //! authentication leaves its own sentence there. Cookies are not set here: a handler says what becomes of the
 //! session, [`super::auth::session`] does it.
 
+use bson::Document;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Serialize;
 use tokio::sync::mpsc;
+
+use super::error::Fault;
+use crate::model::json;
 
 /// A part of a long body, or the failure that cuts it off.
 pub(super) type Chunk = Result<Bytes, std::io::Error>;
@@ -91,9 +95,20 @@ impl Reply {
         Self::json(StatusCode::OK, value)
     }
 
-    /// 200 with JSON that was rendered already.
-    pub(super) fn rendered(bytes: Vec<u8>) -> Self {
-        Self::new(StatusCode::OK, Content::Json(bytes))
+    /// 200 with a document.
+    ///
+    /// # Errors
+    /// It is nested too deeply.
+    pub(super) fn document(document: &Document) -> Result<Self, Fault> {
+        Ok(Self::new(StatusCode::OK, Content::Json(json::of_document(document)?)))
+    }
+
+    /// 200 with a list of documents.
+    ///
+    /// # Errors
+    /// One is nested too deeply.
+    pub(super) fn documents(documents: &[Document]) -> Result<Self, Fault> {
+        Ok(Self::new(StatusCode::OK, Content::Json(json::of_documents(documents)?)))
     }
 
     /// 200 with JSON that is still being made.

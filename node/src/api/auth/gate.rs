@@ -2,7 +2,7 @@
 //!
 //! A session wins over headers, token headers over a Basic header. A refusal never says why.
 
-use super::{Caller, Proof, Roles, basic, groups, token};
+use super::{Caller, Proof, basic, groups, permission, token};
 use crate::api::context::{Api, Call};
 use crate::api::error::Refusal;
 use crate::audit::{Event, Outcome};
@@ -20,7 +20,7 @@ pub(in crate::api) async fn pass(call: &Call) -> Result<Caller, Refusal> {
         audit_failure(call).await;
         return Err(Refusal::Unauthenticated);
     };
-    let roles = Roles::load(call.api.store(), &groups(&user)).await;
+    let roles = permission::load(call.api.store(), &groups(&user)).await;
     let caller = Caller { user, roles, proof };
     if !is_exempt(call) {
         let event = Event::Login {

@@ -15,10 +15,10 @@ use sha2::Sha256;
 use super::{gate, secret};
 use crate::api::context::{Api, Call, Origin};
 use crate::api::error::Refusal;
-use crate::api::render::JsonDocument;
 use crate::api::reply::{Reply, SessionChange};
 use crate::api::router::Answer;
 use crate::clock::Millis;
+use crate::model::json;
 use crate::store::{Collection, StoreError};
 
 /// How long a verified password is remembered.
@@ -49,7 +49,7 @@ pub(in crate::api) fn logged_in(user: &Document) -> Reply {
     let email = user.get_str("email").unwrap_or_default().to_owned();
     Reply::ok(&json!({
         "result": "User authenticated successfully",
-        "user": JsonDocument(user),
+        "user": json::to_value(&user.clone().into()),
     }))
     .with_session(SessionChange::Begin(email))
 }

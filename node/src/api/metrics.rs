@@ -1,0 +1,342 @@
+//! `GET /metrics…`: counts and response times of the channels that the caller may see, and the process's own figures
+//! for Prometheus.
+//!
+//! The buckets (minute, hour, day) were written as transactions ended; here they are only selected and added up.
+
+use std::collections::BTreeMap;
+
+use bson::oid::ObjectId;
+use bson::{Bson, DateTime, Document, doc};
+use chrono::{Datelike, Local, NaiveDate, TimeZone, Timelike};
+use serde_json::{Map, Value, json};
+
+use super::auth::Caller;
+use super::context::Call;
+use super::error::{Doing, Fault, Refusal};
+use super::reply::Reply;
+use super::router::Answer;
+use crate::clock::Millis;
+use crate::model::{date, number};
+use crate::store::{Collection, Find};
+
+/// The sums of a bucket, by their names in the store.
+const SUMS: [&str; 7] = [
+    "requests",
+    "responseTime",
+    "successful",
+    "failed",
+    "processing",
+    "completed",
+    "completedWithErrors",
+];
+
+/// How buckets are put together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shape {
+    /// One row for each channel.
+    by_channel: bool,
+    /// One row for each period.
+    by_time: bool,
+}
+
+/// `GET /metrics`
+pub(super) async fn total(call: Call, caller: Caller) -> Answer {
+    let shape = Shape {
+        by_channel: false,
+        by_time: false,
+    };
+    answer(&call, &caller, shape, None).await
+}
+
+/// `GET /metrics/channels`
+pub(super) async fn by_channel(call: Call, caller: Caller) -> Answer {
+    let shape = Shape {
+        by_channel: true,
+        by_time: false,
+    };
+    answer(&call, &caller, shape, None).await
+}
+
+/// `GET /metrics/channels/:channelID`
+pub(super) async fn of_channel(call: Call, caller: Caller) -> Answer {
+    let shape = Shape {
+        by_channel: true,
+        by_time: false,
+    };
+    answer(&call, &caller, shape, Some(call.params.once("channelID"))).await
+}
+
+/// `GET /metrics/timeseries/:timeSeries`
+pub(super) async fn series(call: Call, caller: Caller) -> Answer {
+    let shape = Shape {
+        by_channel: false,
+        by_time: true,
+    };
+    answer(&call, &caller, shape, None).await
+}
+
+/// `GET /metrics/timeseries/:timeSeries/channels`
+pub(super) async fn series_by_channel(call: Call, caller: Caller) -> Answer {
+    let shape = Shape {
+        by_channel: true,
+        by_time: true,
+    };
+    answer(&call, &caller, shape, None).await
+}
+
+/// `GET /metrics/timeseries/:timeSeries/channels/:channelID`
+pub(super) async fn series_of_channel(call: Call, caller: Caller) -> Answer {
+    let shape = Shape {
+        by_channel: true,
+        by_time: true,
+    };
+    answer(&call, &caller, shape, Some(call.params.once("channelID"))).await
+}
+
+async fn answer(call: &Call, caller: &Caller, shape: Shape, channel: Option<&str>) -> Answer {
+    let channels = channels(call, caller, channel).await?;
+    let (Some(start), Some(end)) = (call.query.filled("startDate"), call.query.filled("endDate")) else {
+        return Err(Refusal::Invalid("Both start and end date are required".into()));
+    };
+    let instant = |text: &str| DateTime::from_millis(date::parse(text).unwrap_or(0));
+    let wanted = doc! {
+        "startTime": {"$gte": instant(&start), "$lte": instant(&end)},
+        "channelID": {"$in": channels},
+        "type": bucket(call.params.once("timeSeries")),
+    };
+    let buckets = call.api.store().all(Collection::Metrics, Find::by(wanted)).await.internal()?;
+    Ok(Reply::ok(&rows(buckets, shape, call.api.clock.now())))
+}
+
+/// The channels whose buckets count. One that the caller may not see is answered 401, as consoles know it.
+async fn channels(call: &Call, caller: &Caller, only: Option<&str>) -> Result<Vec<ObjectId>, Refusal> {
+    let mut wanted = Find::by(caller.visible_channels()?.unwrap_or_default());
+    wanted.projection = doc! {"_id": 1};
+    let visible = call.api.store().all(Collection::Channels, wanted).await.internal()?;
+    let mut ids: Vec<ObjectId> = visible
+        .iter()
+        .filter_map(|channel| channel.get_object_id("_id").ok())
+        .collect();
+    if let Some(only) = only {
+        ids.retain(|id| id.to_hex() == only);
+        if ids.is_empty() {
+            return Err(Refusal::Unauthenticated);
+        }
+    }
+    Ok(ids)
+}
+
+fn bucket(series: &str) -> &'static str {
+    match series {
+        "minute" => "m",
+        "day" | "week" | "month" | "year" => "d",
+        _ => "h",
+    }
+}
+
+fn rows(buckets: Vec<Document>, shape: Shape, now: Millis) -> Vec<Value> {
+    let mut rows = match shape {
+        Shape {
+            by_channel: true,
+            by_time: true,
+        } => buckets,
+        Shape { by_time: true, .. } => merged(buckets, false, true),
+        Shape { by_channel: true, .. } => merged(buckets, true, false),
+        _ => merged(buckets, false, false)
+            .into_iter()
+            .map(|mut row| {
+                row.insert("channelID", Bson::Null);
+                row
+            })
+            .collect(),
+    };
+    rows.sort_by_key(|row| {
+        let time = row.get_datetime("startTime").ok().copied();
+        (time, row.get_object_id("channelID").ok())
+    });
+    rows.iter().map(|row| shown(row, now)).collect()
+}
+
+/// Adds up the buckets of the same channel, of the same period, or all of them.
+fn merged(buckets: Vec<Document>, by_channel: bool, by_time: bool) -> Vec<Document> {
+    let mut groups: BTreeMap<(Option<ObjectId>, Option<DateTime>), Document> = BTreeMap::new();
+    for bucket in buckets {
+        let channel = bucket.get_object_id("channelID").ok().filter(|_| by_channel);
+        let time = bucket.get_datetime("startTime").ok().copied().filter(|_| by_time);
+        let group = groups.entry((channel, time)).or_default();
+        add(group, &bucket);
+        if let Some(channel) = channel {
+            group.insert("channelID", channel);
+        }
+        if let Some(time) = time {
+            group.insert("startTime", time);
+        }
+    }
+    groups.into_values().collect()
+}
+
+fn add(group: &mut Document, bucket: &Document) {
+    let figure = |document: &Document, field: &str| document.get(field).and_then(number::of_bson);
+    for field in SUMS {
+        let sum = figure(group, field).unwrap_or(0.0) + figure(bucket, field).unwrap_or(0.0);
+        group.insert(field, sum);
+    }
+    let mut choose = |field: &str, better: fn(f64, f64) -> f64| {
+        let chosen = match (figure(group, field), figure(bucket, field)) {
+            (Some(one), Some(other)) => Bson::Double(better(one, other)),
+            (Some(one), None) | (None, Some(one)) => Bson::Double(one),
+            (None, None) => Bson::Null,
+        };
+        group.insert(field, chosen);
+    };
+    choose("minResponseTime", f64::min);
+    choose("maxResponseTime", f64::max);
+}
+
+fn shown(row: &Document, now: Millis) -> Value {
+    let figure = |field: &str| row.get(field).and_then(number::of_bson);
+    let mut shown = Map::new();
+    let mut show = |name: &str, field: &str| {
+        if let Some(value) = row.get(field) {
+            shown.insert(name.into(), crate::model::json::to_value(value));
+        }
+    };
+    show("total", "requests");
+    show("minResp", "minResponseTime");
+    show("maxResp", "maxResponseTime");
+    show("failed", "failed");
+    show("successful", "successful");
+    show("processing", "processing");
+    show("completed", "completed");
+    show("completedWErrors", "completedWithErrors");
+    show("timestamp", "startTime");
+    let average = match (figure("responseTime"), figure("requests")) {
+        (_, Some(0.0)) => json!(0),
+        (Some(time), Some(requests)) => crate::model::json::to_value(&Bson::Double(time / requests)),
+        _ => Value::Null,
+    };
+    shown.insert("avgResp".into(), average);
+    let at = row.get_datetime("startTime").map_or(now, |at| at.timestamp_millis());
+    let mut id = calendar(at);
+    if let Some(channel) = row.get("channelID") {
+        id.insert("channelID".into(), crate::model::json::to_value(channel));
+    }
+    shown.insert("_id".into(), id.into());
+    shown.into()
+}
+
+/// The fields of a local calendar that consoles show: the weekday counts from Sunday, the month from 0.
+fn calendar(at: Millis) -> Map<String, Value> {
+    let local = Local.timestamp_millis_opt(at).earliest().unwrap_or_default();
+    let mut fields = Map::new();
+    let mut set = |name: &str, value: i64| fields.insert(name.into(), value.into());
+    set("minute", local.minute().into());
+    set("hour", local.hour().into());
+    set("day", local.weekday().num_days_from_sunday().into());
+    set("week", week(local.date_naive()));
+    set("month", local.month0().into());
+    set("year", local.year().into());
+    fields
+}
+
+/// The week of the year as it is counted in the US: it begins on Sunday, and the first one contains January 1.
+fn week(date: NaiveDate) -> i64 {
+    let next_new_year = NaiveDate::from_ymd_opt(date.year() + 1, 1, 1).unwrap_or(date);
+    let new_year = NaiveDate::from_ymd_opt(date.year(), 1, 1).unwrap_or(date);
+    let sunday = |day: NaiveDate| i64::from(day.num_days_from_ce()) - i64::from(day.weekday().num_days_from_sunday());
+    if sunday(date) == sunday(next_new_year) {
+        return 1;
+    }
+    (sunday(date) - sunday(new_year)) / 7 + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOTH: Shape = Shape {
+        by_channel: true,
+        by_time: true,
+    };
+
+    fn bucket_of(channel: u8, at: Millis, requests: i32, time: i32) -> Document {
+        doc! {
+            "type": "h", "startTime": DateTime::from_millis(at), "channelID": ObjectId::from_bytes([channel; 12]),
+            "requests": requests, "responseTime": time, "minResponseTime": time / requests, "maxResponseTime": time,
+            "successful": requests,
+        }
+    }
+
+    fn three() -> Vec<Document> {
+        vec![bucket_of(2, 1000, 1, 10), bucket_of(1, 1000, 3, 90), bucket_of(1, 0, 1, 50)]
+    }
+
+    fn figures(rows: &[Value]) -> Vec<(Value, Value, Value, Value)> {
+        rows.iter()
+            .map(|row| (row["total"].clone(), row["avgResp"].clone(), row["minResp"].clone(), row["maxResp"].clone()))
+            .collect()
+    }
+
+    #[test]
+    fn weeks_are_counted_as_in_the_us() {
+        let day = |y, m, d| week(NaiveDate::from_ymd_opt(y, m, d).unwrap());
+        assert_eq!(day(2014, 7, 15), 29);
+        assert_eq!(day(2014, 1, 1), 1);
+        assert_eq!(day(2014, 12, 27), 52);
+        assert_eq!(day(2014, 12, 28), 1);
+        assert_eq!(day(2011, 12, 31), 53);
+        assert_eq!(day(2012, 12, 30), 1);
+    }
+
+    #[test]
+    fn one_row_for_everything() {
+        let rows = rows(
+            three(),
+            Shape {
+                by_channel: false,
+                by_time: false,
+            },
+            0,
+        );
+        assert_eq!(figures(&rows), [(json!(5), json!(30), json!(10), json!(90))]);
+        assert_eq!(rows[0]["_id"]["channelID"], Value::Null);
+        assert!(rows[0].as_object().unwrap().get("timestamp").is_none());
+        assert_eq!(rows[0]["failed"], json!(0));
+    }
+
+    #[test]
+    fn one_row_for_each_channel_or_each_period() {
+        let by_channel = rows(
+            three(),
+            Shape {
+                by_channel: true,
+                by_time: false,
+            },
+            0,
+        );
+        assert_eq!(
+            figures(&by_channel),
+            [(json!(4), json!(35), json!(30), json!(90)), (json!(1), json!(10), json!(10), json!(10))]
+        );
+        let by_time = rows(
+            three(),
+            Shape {
+                by_channel: false,
+                by_time: true,
+            },
+            0,
+        );
+        assert_eq!(by_time.len(), 2);
+        assert_eq!(by_time[1]["timestamp"], json!("1970-01-01T00:00:01.000Z"));
+        assert!(by_time[0]["_id"].as_object().unwrap().get("channelID").is_none());
+    }
+
+    #[test]
+    fn single_buckets_are_shown_as_they_are_stored() {
+        let rows = rows(three(), BOTH, 0);
+        assert_eq!(rows.len(), 3);
+        assert_eq!(rows[0]["_id"]["channelID"], json!("010101010101010101010101"));
+        assert!(rows[0].as_object().unwrap().get("failed").is_none());
+        assert_eq!(shown(&doc! {}, 0)["avgResp"], Value::Null);
+    }
+}
