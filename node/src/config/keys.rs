@@ -297,7 +297,7 @@ pub(super) fn environment_form(path: &str) -> String {
 
 /// The known key or section that an unknown one was probably meant to be.
 pub(super) fn suggestion(unknown: &str) -> Option<&'static str> {
-    const ALIKE: f64 = 0.75;
+    const ALIKE: f64 = 0.65;
     let last = |path: &str| path.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
     let sections = KEYS
         .iter()
