@@ -13,5 +13,6 @@ pub mod proxy_protocol;
 pub mod relay;
 pub mod schedule;
 pub mod snapshot;
+pub mod socket;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
