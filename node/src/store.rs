@@ -11,8 +11,12 @@
 //! 2. Its indexes in [`Collection::indexes`]; the SQLite store makes typed columns for what it can.
 //! 3. A case in the conformance suite if it needs anything new of the trait.
 
+#[cfg(test)]
+mod conformance;
 pub mod query;
+pub mod sqlite;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -119,6 +123,27 @@ impl Collection {
         matches!(self, Self::Audits | Self::AuditMeta)
     }
 
+    /// True for the collections that change all the time, so that counting their changes would tell nothing.
+    pub const fn is_busy(self) -> bool {
+        matches!(
+            self,
+            Self::Sessions
+                | Self::ChannelAudits
+                | Self::Transactions
+                | Self::Tasks
+                | Self::AutoRetries
+                | Self::Events
+                | Self::Alerts
+                | Self::Metrics
+                | Self::Audits
+                | Self::AuditMeta
+                | Self::Log
+                | Self::AgendaJobs
+                | Self::Nodes
+                | Self::Leases
+        )
+    }
+
     /// The indexes besides `_id`.
     pub fn indexes(self) -> Vec<Index> {
         match self {
@@ -213,6 +238,15 @@ impl Index {
     fn named(mut self, name: &'static str) -> Self {
         self.name = Some(name);
         self
+    }
+
+    /// The name in the database: its own, or `field_1_other_-1`.
+    pub fn mongo_name(&self) -> String {
+        if let Some(name) = self.name {
+            return name.to_owned();
+        }
+        let parts: Vec<String> = self.keys.iter().map(|(path, way)| format!("{path}_{way}")).collect();
+        parts.join("_")
     }
 }
 
@@ -337,23 +371,60 @@ impl StoreError {
     }
 }
 
+/// The database in the namespaces of stores that have none.
+const DATABASE: &str = "openhim";
+
+/// Bytes of one document, at most: MongoDB's bound, kept by every store so that data can move between them.
+pub const LARGEST_DOCUMENT: usize = 16 << 20;
+
 /// A store's answer.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
-/// Documents that arrive while they are read; dropping it ends the query.
-#[derive(Debug)]
-pub struct Cursor(tokio::sync::mpsc::Receiver<Result<RawDocumentBuf>>);
+/// Where a cursor gets more documents from.
+#[async_trait]
+pub trait Source: Send {
+    /// Some more documents (perhaps none yet); `None` at the end.
+    async fn more(&mut self) -> Result<Option<Vec<RawDocumentBuf>>>;
+}
+
+/// Documents that are fetched while they are read; dropping it ends the query.
+pub struct Cursor {
+    ready: VecDeque<RawDocumentBuf>,
+    source: Option<Box<dyn Source>>,
+}
 
 impl Cursor {
-    /// A cursor and the end that feeds it; at most `ahead` documents wait in between.
-    pub fn channel(ahead: usize) -> (tokio::sync::mpsc::Sender<Result<RawDocumentBuf>>, Self) {
-        let (sender, receiver) = tokio::sync::mpsc::channel(ahead);
-        (sender, Self(receiver))
+    /// A cursor over `documents` and whatever `source` has after them.
+    pub fn new(documents: Vec<RawDocumentBuf>, source: Option<Box<dyn Source>>) -> Self {
+        Self {
+            ready: documents.into(),
+            source,
+        }
     }
 
-    /// The next document; `None` after the last one.
+    /// The next document; `None` after the last one. An error is the end.
     pub async fn next(&mut self) -> Option<Result<RawDocumentBuf>> {
-        self.0.recv().await
+        loop {
+            if let Some(document) = self.ready.pop_front() {
+                return Some(Ok(document));
+            }
+            match self.source.as_mut()?.more().await {
+                Ok(Some(documents)) => self.ready = documents.into(),
+                Ok(None) => self.source = None,
+                Err(error) => {
+                    self.source = None;
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Cursor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cursor")
+            .field("ready", &self.ready.len())
+            .finish_non_exhaustive()
     }
 }
 

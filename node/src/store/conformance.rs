@@ -1,0 +1,896 @@
+//! What every store must do, whatever is behind it: one suite, run over each.
+//!
+//! Each function takes a store whose collections are empty. Names say what holds.
+
+use std::sync::Arc;
+
+use bson::oid::ObjectId;
+use bson::{Bson, DateTime, Document, doc};
+
+use super::{Collection, Find, FindAndUpdate, SharedStore, StoreError, Write};
+
+/// Runs the whole suite; `fresh` gives an empty store for each part.
+pub(in crate::store) async fn everything<F, R>(fresh: F)
+where
+    F: Fn() -> R,
+    R: Future<Output = SharedStore>,
+{
+    what_was_inserted_is_found(&fresh().await).await;
+    a_missing_document_is_no_error(&fresh().await).await;
+    documents_come_in_the_order_of_insertion(&fresh().await).await;
+    sorting_skipping_and_limiting_make_pages(&fresh().await).await;
+    an_array_is_sorted_by_its_smallest_or_greatest_element(&fresh().await).await;
+    only_the_fields_asked_for_are_handed_out(&fresh().await).await;
+    a_long_result_arrives_whole(&fresh().await).await;
+    filters_mean_what_they_mean_in_mongodb(&fresh().await).await;
+    what_is_not_understood_is_refused(&fresh().await).await;
+    counting_agrees_with_finding(&fresh().await).await;
+    updates_tell_what_they_matched_and_changed(&fresh().await).await;
+    the_matched_element_is_updated(&fresh().await).await;
+    an_upsert_makes_what_the_filter_and_update_say(&fresh().await).await;
+    a_replacement_keeps_the_id(&fresh().await).await;
+    deleting_removes_one_or_all(&fresh().await).await;
+    a_batch_is_written_in_order(&fresh().await).await;
+    a_write_that_fails_alone_does_not_stop_the_rest(&fresh().await).await;
+    a_unique_value_is_taken_once(&fresh().await).await;
+    a_partial_unique_index_lets_others_pass(&fresh().await).await;
+    an_update_into_a_taken_value_is_refused(&fresh().await).await;
+    find_and_update_answers_before_or_after(&fresh().await).await;
+    of_many_takers_one_gets_the_lease(&fresh().await).await;
+    concurrent_increments_all_count(&fresh().await).await;
+    a_document_of_many_megabytes_comes_back(&fresh().await).await;
+    a_document_beyond_the_limit_is_refused(&fresh().await).await;
+    every_type_comes_back_as_it_was(&fresh().await).await;
+    collections_do_not_mix(&fresh().await).await;
+    the_store_answers_and_knows_its_size(&fresh().await).await;
+}
+
+async fn insert_all(store: &SharedStore, into: Collection, documents: impl IntoIterator<Item = Document>) {
+    let batch = documents
+        .into_iter()
+        .map(|document| Write::Insert { into, document })
+        .collect();
+    for outcome in store.write(batch).await.unwrap() {
+        outcome.unwrap();
+    }
+}
+
+async fn ids(store: &SharedStore, from: Collection, find: Find) -> Vec<i32> {
+    let documents = store.all(from, find).await.unwrap();
+    documents
+        .iter()
+        .map(|document| document.get_i32("_id").unwrap())
+        .collect()
+}
+
+fn date(millis: i64) -> Bson {
+    Bson::DateTime(DateTime::from_millis(millis))
+}
+
+/// A recorded request, as the engine writes it, cut down.
+fn transaction(id: i32, status: &str, path: &str, at: i64) -> Document {
+    doc! {
+        "_id": id, "status": status, "childIDs": [], "routes": [],
+        "request": {"path": path, "method": "GET", "timestamp": date(at), "headers": {"a": "b"}},
+        "response": {"status": 200 + id % 2},
+    }
+}
+
+async fn what_was_inserted_is_found(store: &SharedStore) {
+    let id = ObjectId::new();
+    let channel = doc! {"_id": id, "name": "lab", "allow": ["a", "b"], "routes": [{"name": "r", "port": 80}]};
+
+    store.insert(Collection::Channels, channel.clone()).await.unwrap();
+
+    let found = store.one(Collection::Channels, doc! {"_id": id}).await.unwrap();
+    assert_eq!(found, Some(channel));
+}
+
+async fn a_missing_document_is_no_error(store: &SharedStore) {
+    let nobody = doc! {"email": "nobody@example.org"};
+    assert_eq!(store.one(Collection::Users, nobody.clone()).await.unwrap(), None);
+    assert_eq!(store.count(Collection::Users, nobody.clone()).await.unwrap(), 0);
+    let written = store
+        .update(Collection::Users, nobody.clone(), doc! {"$set": {"a": 1}})
+        .await
+        .unwrap();
+    assert_eq!((written.matched, written.modified), (0, 0));
+    let written = store.delete(Collection::Users, nobody).await.unwrap();
+    assert_eq!((written.matched, written.modified), (0, 0));
+}
+
+async fn documents_come_in_the_order_of_insertion(store: &SharedStore) {
+    insert_all(
+        store,
+        Collection::Tasks,
+        [5, 3, 9, 1].map(|id| doc! {"_id": id, "status": "Queued"}),
+    )
+    .await;
+    assert_eq!(ids(store, Collection::Tasks, Find::default()).await, [5, 3, 9, 1]);
+}
+
+async fn sorting_skipping_and_limiting_make_pages(store: &SharedStore) {
+    let statuses = ["Successful", "Failed"];
+    let transactions =
+        (0..20).map(|id| transaction(id, statuses[id as usize % 2], "/p", 1000 + i64::from(id * 7 % 20)));
+    insert_all(store, Collection::Transactions, transactions).await;
+    let newest = |filter: Document, skip: u64, limit: u64| Find {
+        skip,
+        ..Find::by(filter).sorted(doc! {"request.timestamp": -1}).limited(limit)
+    };
+
+    let all = ids(store, Collection::Transactions, newest(doc! {}, 0, 0)).await;
+    let mut expected: Vec<i32> = (0..20).collect();
+    expected.sort_by_key(|id| -(id * 7 % 20));
+    assert_eq!(all, expected);
+    assert_eq!(
+        ids(store, Collection::Transactions, newest(doc! {}, 5, 3)).await,
+        expected[5..8]
+    );
+    assert_eq!(
+        ids(store, Collection::Transactions, newest(doc! {}, 18, 50)).await,
+        expected[18..]
+    );
+
+    let failed: Vec<i32> = expected.iter().copied().filter(|id| id % 2 == 1).collect();
+    let filter = doc! {"status": "Failed"};
+    assert_eq!(
+        ids(store, Collection::Transactions, newest(filter, 2, 4)).await,
+        failed[2..6]
+    );
+
+    // A filter that no index knows, and an order that none gives.
+    let filter = doc! {"request.headers.a": "b", "response.status": 201};
+    let find = Find {
+        skip: 1,
+        ..Find::by(filter)
+            .sorted(doc! {"status": 1, "request.headers.a": 1, "_id": -1})
+            .limited(3)
+    };
+    assert_eq!(ids(store, Collection::Transactions, find).await, [17, 15, 13]);
+}
+
+async fn an_array_is_sorted_by_its_smallest_or_greatest_element(store: &SharedStore) {
+    let users = [
+        doc! {"_id": 1, "email": "1", "groups": [5, 1]},
+        doc! {"_id": 2, "email": "2", "groups": [3]},
+        doc! {"_id": 3, "email": "3", "groups": []},
+        doc! {"_id": 4, "email": "4"},
+        doc! {"_id": 5, "email": "5", "groups": "x"},
+    ];
+    insert_all(store, Collection::Users, users).await;
+    let sorted = |way: i32| Find::default().sorted(doc! {"groups": way, "_id": 1});
+    assert_eq!(ids(store, Collection::Users, sorted(1)).await, [3, 4, 1, 2, 5]);
+    assert_eq!(ids(store, Collection::Users, sorted(-1)).await, [5, 1, 2, 4, 3]);
+
+    let mut children = transaction(1, "Successful", "/", 1);
+    children.insert("childIDs", vec![9, 2]);
+    let mut child = transaction(2, "Successful", "/", 2);
+    child.insert("childIDs", vec![5]);
+    insert_all(
+        store,
+        Collection::Transactions,
+        [children, child, transaction(3, "Successful", "/", 3)],
+    )
+    .await;
+    let sorted = |way: i32| Find::default().sorted(doc! {"childIDs": way});
+    assert_eq!(ids(store, Collection::Transactions, sorted(1)).await, [3, 1, 2]);
+    assert_eq!(ids(store, Collection::Transactions, sorted(-1)).await, [1, 2, 3]);
+}
+
+async fn only_the_fields_asked_for_are_handed_out(store: &SharedStore) {
+    let stored = doc! {"_id": 1, "status": "Failed", "request": {"body": "secret", "path": "/x"},
+    "routes": [{"name": "r", "request": {"body": "secret", "path": "/y"}}, 5]};
+    store.insert(Collection::Transactions, stored).await.unwrap();
+    let project = |projection: Document| Find {
+        projection,
+        ..Find::default()
+    };
+    let answer = |projection| store.all(Collection::Transactions, project(projection));
+
+    let without = answer(doc! {"request.body": 0, "routes.request.body": 0})
+        .await
+        .unwrap();
+    assert_eq!(
+        without,
+        [doc! {"_id": 1, "status": "Failed", "request": {"path": "/x"},
+        "routes": [{"name": "r", "request": {"path": "/y"}}, 5]}]
+    );
+    let only = answer(doc! {"status": 1, "routes.name": 1, "missing": 1})
+        .await
+        .unwrap();
+    assert_eq!(only, [doc! {"_id": 1, "status": "Failed", "routes": [{"name": "r"}]}]);
+    let bare = answer(doc! {"status": 1, "_id": 0}).await.unwrap();
+    assert_eq!(bare, [doc! {"status": "Failed"}]);
+    let mixed = store
+        .all(Collection::Transactions, project(doc! {"status": 1, "request": 0}))
+        .await;
+    assert!(matches!(mixed, Err(StoreError::BadQuery(_))), "{mixed:?}");
+}
+
+async fn a_long_result_arrives_whole(store: &SharedStore) {
+    let body = "x".repeat(2000);
+    let documents = (0..3000).map(|id| {
+        let mut document = transaction(id, "Successful", "/long", i64::from(id));
+        document.insert("body", body.clone());
+        document
+    });
+    insert_all(store, Collection::Transactions, documents).await;
+
+    let all = ids(store, Collection::Transactions, Find::default()).await;
+    assert_eq!(all, (0..3000).collect::<Vec<_>>());
+    let odd = Find::by(doc! {"_id": {"$mod": [2, 1]}}).sorted(doc! {"request.timestamp": -1});
+    let odd = ids(store, Collection::Transactions, Find { skip: 10, ..odd }).await;
+    assert_eq!(odd, (0..2980).rev().filter(|id| id % 2 == 1).collect::<Vec<_>>());
+
+    // Documents that go away while the result is read are left out; what stays is seen once.
+    let mut cursor = store.find(Collection::Transactions, Find::default()).await.unwrap();
+    let first = cursor.next().await.unwrap().unwrap();
+    assert_eq!(first.get_i32("_id").unwrap(), 0);
+    let deleted = Write::Delete {
+        from: Collection::Transactions,
+        filter: doc! {"_id": {"$gte": 2900}},
+        many: true,
+    };
+    assert_eq!(store.apply(deleted).await.unwrap().modified, 100);
+    let mut rest = 0;
+    while let Some(document) = cursor.next().await {
+        document.unwrap();
+        rest += 1;
+    }
+    assert!((2899..=2999).contains(&rest), "{rest}");
+}
+
+async fn filters_mean_what_they_mean_in_mongodb(store: &SharedStore) {
+    let clients = [
+        doc! {"_id": 1, "clientID": "one", "roles": ["a", "b"], "n": 5, "sub": [{"x": 1, "y": 1}, {"x": 2, "y": 2}]},
+        doc! {"_id": 2, "clientID": "two", "roles": [], "n": 5.0, "customTokenID": null},
+        doc! {"_id": 3, "clientID": "Three", "roles": "a", "n": "5", "sub": [[{"x": 1}]]},
+        doc! {"_id": 4, "clientID": "four", "n": null, "sub": {"x": 1, "y": 2}, "at": date(50)},
+    ];
+    insert_all(store, Collection::Clients, clients).await;
+    let cases: Vec<(Document, &[i32])> = vec![
+        (doc! {"clientID": "two"}, &[2]),
+        (doc! {"clientID": {"$in": ["one", "four", 7]}}, &[1, 4]),
+        (doc! {"clientID": {"$nin": ["one", "four"]}}, &[2, 3]),
+        (doc! {"clientID": {"$gt": "one"}}, &[2]),
+        (doc! {"clientID": {"$gte": "one", "$lt": "p"}}, &[1]),
+        (doc! {"clientID": {"$lt": 9}}, &[]),
+        (doc! {"clientID": {"$regex": "^T", "$options": "i"}}, &[2, 3]),
+        (doc! {"clientID": {"$not": {"$regex": "o"}}}, &[3]),
+        (
+            doc! {"clientID": bson::Regex { pattern: "^t".try_into().unwrap(), options: "i".try_into().unwrap() }},
+            &[2, 3],
+        ),
+        (doc! {"roles": "a"}, &[1, 3]),
+        (doc! {"roles": ["a", "b"]}, &[1]),
+        (doc! {"roles": []}, &[2]),
+        (doc! {"roles": {"$ne": "a"}}, &[2, 4]),
+        (doc! {"roles": {"$all": ["b", "a"]}}, &[1]),
+        (doc! {"roles": {"$size": 0}}, &[2]),
+        (doc! {"roles.1": "b"}, &[1]),
+        (doc! {"roles": {"$exists": false}}, &[4]),
+        (doc! {"roles": {"$type": "array"}}, &[1, 2]),
+        (doc! {"roles": {"$type": "string"}}, &[1, 3]),
+        (doc! {"n": 5}, &[1, 2]),
+        (doc! {"n": null}, &[4]),
+        (doc! {"n": {"$gt": 4}}, &[1, 2]),
+        (doc! {"n": {"$mod": [3, 2]}}, &[1, 2]),
+        (doc! {"customTokenID": null}, &[1, 2, 3, 4]),
+        (doc! {"customTokenID": {"$exists": true}}, &[2]),
+        (doc! {"sub.x": 1}, &[1, 4]),
+        (doc! {"sub.x": 1, "sub.y": 2}, &[1, 4]),
+        (doc! {"sub": {"$elemMatch": {"x": 1, "y": 2}}}, &[]),
+        (doc! {"sub": {"$elemMatch": {"x": 2, "y": 2}}}, &[1]),
+        (doc! {"sub": {"x": 1, "y": 2}}, &[4]),
+        (doc! {"sub": {"y": 2, "x": 1}}, &[]),
+        (doc! {"at": {"$lte": date(50)}}, &[4]),
+        (doc! {"at": {"$lt": date(50)}}, &[]),
+        (doc! {"$or": [{"n": "5"}, {"clientID": "one"}]}, &[1, 3]),
+        (doc! {"$nor": [{"n": "5"}, {"clientID": "one"}]}, &[2, 4]),
+        (doc! {"$and": [{"n": 5}, {"roles": "a"}]}, &[1]),
+        (doc! {"_id": {"$gt": 1}, "clientID": {"$ne": "four"}}, &[2, 3]),
+        (doc! {"_id": {"$in": [3, 1]}}, &[1, 3]),
+    ];
+    for (filter, expected) in cases {
+        let find = Find::by(filter.clone()).sorted(doc! {"_id": 1});
+        assert_eq!(ids(store, Collection::Clients, find).await, expected, "{filter}");
+        let count = store.count(Collection::Clients, filter.clone()).await.unwrap();
+        assert_eq!(count, expected.len() as u64, "{filter}");
+    }
+}
+
+async fn what_is_not_understood_is_refused(store: &SharedStore) {
+    let filters = [
+        doc! {"$where": "true"},
+        doc! {"$expr": {"$eq": [1, 1]}},
+        doc! {"$or": [{"$where": "true"}]},
+        doc! {"a": {"$function": {}}},
+        doc! {"a": {"$unknown": 1}},
+        doc! {"a": {"$in": 5}},
+        doc! {"a": {"$regex": "("}},
+        doc! {"a": {"$elemMatch": {"$where": "true"}}},
+        doc! {"$and": []},
+    ];
+    for filter in filters {
+        let found = store.all(Collection::Clients, Find::by(filter.clone())).await;
+        assert!(matches!(found, Err(StoreError::BadQuery(_))), "{filter}: {found:?}");
+        let counted = store.count(Collection::Clients, filter.clone()).await;
+        assert!(matches!(counted, Err(StoreError::BadQuery(_))), "{filter}: {counted:?}");
+        let deleted = store.delete(Collection::Clients, filter.clone()).await;
+        assert!(matches!(deleted, Err(StoreError::BadQuery(_))), "{filter}: {deleted:?}");
+    }
+    store
+        .insert(Collection::Clients, doc! {"_id": 1, "clientID": "a", "text": "b"})
+        .await
+        .unwrap();
+    let updates = [
+        doc! {},
+        doc! {"a": 1},
+        doc! {"$unknown": {"a": 1}},
+        doc! {"$inc": {"text": 1}},
+        doc! {"$push": {"text": 1}},
+        doc! {"$set": {"a": 1, "a.b": 2}},
+        doc! {"$set": {"_id": 2}},
+        doc! {"$set": {"text.b": 1}},
+        doc! {"$inc": {"n": "x"}},
+    ];
+    for update in updates {
+        let outcome = store.update(Collection::Clients, doc! {"_id": 1}, update.clone()).await;
+        assert!(matches!(outcome, Err(StoreError::BadQuery(_))), "{update}: {outcome:?}");
+    }
+    let untouched = store.one(Collection::Clients, doc! {}).await.unwrap();
+    assert_eq!(untouched, Some(doc! {"_id": 1, "clientID": "a", "text": "b"}));
+    let nameless = store.insert(Collection::Clients, doc! {"clientID": "b"}).await;
+    assert!(matches!(nameless, Err(StoreError::BadQuery(_))), "{nameless:?}");
+}
+
+async fn counting_agrees_with_finding(store: &SharedStore) {
+    let transactions =
+        (0..50).map(|id| transaction(id, if id % 3 == 0 { "Failed" } else { "Successful" }, "/c", id.into()));
+    insert_all(store, Collection::Transactions, transactions).await;
+    let count = |filter| store.count(Collection::Transactions, filter);
+    assert_eq!(count(doc! {}).await.unwrap(), 50);
+    assert_eq!(count(doc! {"status": "Failed"}).await.unwrap(), 17);
+    assert_eq!(
+        count(doc! {"status": "Failed", "request.headers.a": "b"})
+            .await
+            .unwrap(),
+        17
+    );
+    assert_eq!(
+        count(doc! {"request.timestamp": {"$gte": date(10), "$lt": date(20)}})
+            .await
+            .unwrap(),
+        10
+    );
+    assert_eq!(count(doc! {"childIDs": {"$exists": true, "$ne": []}}).await.unwrap(), 0);
+    assert_eq!(count(doc! {"childIDs": {"$eq": []}}).await.unwrap(), 50);
+}
+
+async fn updates_tell_what_they_matched_and_changed(store: &SharedStore) {
+    insert_all(
+        store,
+        Collection::Tasks,
+        (0..4).map(|id| doc! {"_id": id, "status": "Queued", "n": id}),
+    )
+    .await;
+    let many = |update| Write::Update {
+        of: Collection::Tasks,
+        filter: doc! {"status": "Queued"},
+        update,
+        many: true,
+        upsert: false,
+    };
+
+    let one = store
+        .update(Collection::Tasks, doc! {"status": "Queued"}, doc! {"$set": {"n": 7}})
+        .await
+        .unwrap();
+    assert_eq!((one.matched, one.modified, one.upserted), (1, 1, false));
+    let same = store.apply(many(doc! {"$set": {"n": 7}})).await.unwrap();
+    assert_eq!((same.matched, same.modified), (4, 3));
+    let nothing = store.apply(many(doc! {"$set": {"n": 7}})).await.unwrap();
+    assert_eq!((nothing.matched, nothing.modified), (4, 0));
+    let deep = doc! {"$set": {"a.b": 1}, "$push": {"list": {"$each": [3, 1], "$slice": -1}}, "$inc": {"n": 1}, "$unset": {"status": ""}};
+    store.update(Collection::Tasks, doc! {"_id": 0}, deep).await.unwrap();
+    let found = store.one(Collection::Tasks, doc! {"_id": 0}).await.unwrap();
+    assert_eq!(found, Some(doc! {"_id": 0, "n": 8, "a": {"b": 1}, "list": [1]}));
+}
+
+async fn the_matched_element_is_updated(store: &SharedStore) {
+    let stored =
+        doc! {"_id": 1, "transactions": [{"tid": "a", "tstatus": "Queued"}, {"tid": "b", "tstatus": "Queued"}]};
+    store.insert(Collection::Tasks, stored).await.unwrap();
+    let filter = doc! {"_id": 1, "transactions.tid": "b"};
+    store
+        .update(
+            Collection::Tasks,
+            filter,
+            doc! {"$set": {"transactions.$.tstatus": "Done"}},
+        )
+        .await
+        .unwrap();
+    let found = store.one(Collection::Tasks, doc! {}).await.unwrap();
+    assert_eq!(
+        found,
+        Some(doc! {"_id": 1, "transactions": [{"tid": "a", "tstatus": "Queued"}, {"tid": "b", "tstatus": "Done"}]})
+    );
+}
+
+async fn an_upsert_makes_what_the_filter_and_update_say(store: &SharedStore) {
+    let upsert = || Write::Update {
+        of: Collection::Metrics,
+        filter: doc! {"type": "h", "startTime": date(0), "x.y": {"$eq": 3}, "n": {"$gt": 1}},
+        update: doc! {"$inc": {"requests": 1}, "$setOnInsert": {"first": true}},
+        many: false,
+        upsert: true,
+    };
+    let made = store.apply(upsert()).await.unwrap();
+    assert_eq!((made.matched, made.modified, made.upserted), (0, 1, true));
+    let mut found = store.one(Collection::Metrics, doc! {}).await.unwrap().unwrap();
+    assert!(found.remove("_id").is_some());
+    assert_eq!(
+        found,
+        doc! {"type": "h", "startTime": date(0), "x": {"y": 3}, "first": true, "requests": 1}
+    );
+
+    store
+        .update(Collection::Metrics, doc! {}, doc! {"$set": {"n": 2}})
+        .await
+        .unwrap();
+    let again = store.apply(upsert()).await.unwrap();
+    assert_eq!((again.matched, again.modified, again.upserted), (1, 1, false));
+    let found = store.one(Collection::Metrics, doc! {}).await.unwrap().unwrap();
+    assert_eq!(found.get_i32("requests").unwrap(), 2);
+}
+
+async fn a_replacement_keeps_the_id(store: &SharedStore) {
+    store
+        .insert(Collection::Apps, doc! {"_id": 1, "name": "a", "url": "u"})
+        .await
+        .unwrap();
+    let replace = |filter, document, upsert| Write::Replace {
+        of: Collection::Apps,
+        filter,
+        document,
+        upsert,
+    };
+
+    let written = store
+        .apply(replace(doc! {"name": "a"}, doc! {"name": "b", "url": "v"}, false))
+        .await
+        .unwrap();
+    assert_eq!((written.matched, written.modified), (1, 1));
+    let found = store.one(Collection::Apps, doc! {}).await.unwrap();
+    assert_eq!(found, Some(doc! {"_id": 1, "name": "b", "url": "v"}));
+
+    let absent = store
+        .apply(replace(doc! {"name": "z"}, doc! {"name": "z"}, false))
+        .await
+        .unwrap();
+    assert_eq!((absent.matched, absent.modified, absent.upserted), (0, 0, false));
+    let made = store
+        .apply(replace(doc! {"_id": 9}, doc! {"name": "z", "url": "z"}, true))
+        .await
+        .unwrap();
+    assert_eq!((made.matched, made.modified, made.upserted), (0, 1, true));
+    let found = store.one(Collection::Apps, doc! {"name": "z"}).await.unwrap();
+    assert_eq!(found, Some(doc! {"_id": 9, "name": "z", "url": "z"}));
+}
+
+async fn deleting_removes_one_or_all(store: &SharedStore) {
+    insert_all(
+        store,
+        Collection::Events,
+        (0..5).map(|id| doc! {"_id": id, "status": id % 2}),
+    )
+    .await;
+    assert_eq!(
+        store
+            .delete(Collection::Events, doc! {"status": 0})
+            .await
+            .unwrap()
+            .modified,
+        1
+    );
+    assert_eq!(ids(store, Collection::Events, Find::default()).await, [1, 2, 3, 4]);
+    let all = Write::Delete {
+        from: Collection::Events,
+        filter: doc! {"status": 0},
+        many: true,
+    };
+    assert_eq!(store.apply(all).await.unwrap().modified, 2);
+    assert_eq!(ids(store, Collection::Events, Find::default()).await, [1, 3]);
+}
+
+async fn a_batch_is_written_in_order(store: &SharedStore) {
+    let insert = |id: i32| Write::Insert {
+        into: Collection::Transactions,
+        document: doc! {"_id": id, "log": []},
+    };
+    let push = |id: i32, what: &str| Write::Update {
+        of: Collection::Transactions,
+        filter: doc! {"_id": id},
+        update: doc! {"$push": {"log": what}},
+        many: false,
+        upsert: false,
+    };
+    let event = |id: i32| Write::Insert {
+        into: Collection::Events,
+        document: doc! {"_id": id},
+    };
+    let mut batch = vec![
+        insert(1),
+        push(1, "a"),
+        insert(2),
+        event(1),
+        push(2, "a"),
+        push(1, "b"),
+        push(2, "b"),
+        event(2),
+    ];
+    batch.push(Write::Update {
+        of: Collection::Transactions,
+        filter: doc! {},
+        update: doc! {"$push": {"log": "all"}},
+        many: true,
+        upsert: false,
+    });
+    batch.extend([
+        push(1, "c"),
+        Write::Delete {
+            from: Collection::Transactions,
+            filter: doc! {"_id": 2},
+            many: false,
+        },
+        insert(2),
+    ]);
+
+    let outcomes = store.write(batch).await.unwrap();
+
+    let matched: Vec<u64> = outcomes
+        .iter()
+        .map(|outcome| outcome.as_ref().unwrap().matched)
+        .collect();
+    assert_eq!(matched, [0, 1, 0, 0, 1, 1, 1, 0, 2, 1, 1, 0]);
+    let found = store
+        .all(Collection::Transactions, Find::default().sorted(doc! {"_id": 1}))
+        .await
+        .unwrap();
+    assert_eq!(
+        found,
+        [
+            doc! {"_id": 1, "log": ["a", "b", "all", "c"]},
+            doc! {"_id": 2, "log": []}
+        ]
+    );
+    assert_eq!(ids(store, Collection::Events, Find::default()).await, [1, 2]);
+}
+
+async fn a_write_that_fails_alone_does_not_stop_the_rest(store: &SharedStore) {
+    let insert = |id: i32| Write::Insert {
+        into: Collection::Visualizers,
+        document: doc! {"_id": id, "name": id.to_string()},
+    };
+    let broken = Write::Update {
+        of: Collection::Visualizers,
+        filter: doc! {"_id": 1},
+        update: doc! {"$inc": {"name": 1}},
+        many: false,
+        upsert: false,
+    };
+
+    let outcomes = store
+        .write(vec![insert(1), insert(1), broken, insert(2), insert(2), insert(3)])
+        .await
+        .unwrap();
+
+    let failed: Vec<bool> = outcomes.iter().map(Result::is_err).collect();
+    assert_eq!(failed, [false, true, true, false, true, false]);
+    assert!(outcomes[1].as_ref().is_err_and(StoreError::is_duplicate));
+    assert!(outcomes[4].as_ref().is_err_and(StoreError::is_duplicate));
+    assert_eq!(ids(store, Collection::Visualizers, Find::default()).await, [1, 2, 3]);
+}
+
+async fn a_unique_value_is_taken_once(store: &SharedStore) {
+    store
+        .insert(Collection::Channels, doc! {"_id": 1, "name": "lab \"A\""})
+        .await
+        .unwrap();
+    let taken = store
+        .insert(Collection::Channels, doc! {"_id": 2, "name": "lab \"A\""})
+        .await
+        .unwrap_err();
+    let text = taken.to_string();
+    assert!(text.starts_with("E11000 duplicate key error collection: "), "{text}");
+    assert!(
+        text.ends_with(".channels index: name_1 dup key: { name: \"lab \\\"A\\\"\" }"),
+        "{text}"
+    );
+    let id = store
+        .insert(Collection::Channels, doc! {"_id": 1, "name": "other"})
+        .await
+        .unwrap_err();
+    assert!(
+        id.to_string().ends_with(".channels index: _id_ dup key: { _id: 1 }"),
+        "{id}"
+    );
+
+    // A name that is not there is a value too.
+    store.insert(Collection::Channels, doc! {"_id": 3}).await.unwrap();
+    let nameless = store
+        .insert(Collection::Channels, doc! {"_id": 4, "name": null})
+        .await
+        .unwrap_err();
+    assert!(nameless.to_string().ends_with("dup key: { name: null }"), "{nameless}");
+}
+
+async fn a_partial_unique_index_lets_others_pass(store: &SharedStore) {
+    let client = |id: i32, token: Bson| doc! {"_id": id, "clientID": id.to_string(), "customTokenID": token};
+    let clients = [
+        client(1, Bson::Null),
+        client(2, Bson::Null),
+        client(3, "t".into()),
+        doc! {"_id": 4, "clientID": "4"},
+    ];
+    insert_all(store, Collection::Clients, clients).await;
+    let taken = store
+        .insert(Collection::Clients, client(5, "t".into()))
+        .await
+        .unwrap_err();
+    assert!(
+        taken
+            .to_string()
+            .ends_with(".clients index: customTokenID_1 dup key: { customTokenID: \"t\" }"),
+        "{taken}"
+    );
+    store
+        .update(
+            Collection::Clients,
+            doc! {"_id": 3},
+            doc! {"$unset": {"customTokenID": 1}},
+        )
+        .await
+        .unwrap();
+    store.insert(Collection::Clients, client(5, "t".into())).await.unwrap();
+}
+
+async fn an_update_into_a_taken_value_is_refused(store: &SharedStore) {
+    insert_all(
+        store,
+        Collection::Roles,
+        ["a", "b"].map(|name| doc! {"_id": name, "name": name}),
+    )
+    .await;
+    let taken = store
+        .update(Collection::Roles, doc! {"_id": "b"}, doc! {"$set": {"name": "a"}})
+        .await
+        .unwrap_err();
+    assert!(taken.is_duplicate());
+    assert!(
+        taken
+            .to_string()
+            .ends_with(".roles index: name_1 dup key: { name: \"a\" }"),
+        "{taken}"
+    );
+    let kept = store.one(Collection::Roles, doc! {"_id": "b"}).await.unwrap();
+    assert_eq!(kept, Some(doc! {"_id": "b", "name": "b"}));
+    let own = store
+        .update(
+            Collection::Roles,
+            doc! {"_id": "b"},
+            doc! {"$set": {"name": "b", "x": 1}},
+        )
+        .await
+        .unwrap();
+    assert_eq!(own.modified, 1);
+}
+
+async fn find_and_update_answers_before_or_after(store: &SharedStore) {
+    insert_all(
+        store,
+        Collection::Tasks,
+        (1..=3).map(|id| doc! {"_id": id, "status": "Queued", "created": 10 - id}),
+    )
+    .await;
+    let ask = |return_new| FindAndUpdate {
+        filter: doc! {"status": "Queued"},
+        update: doc! {"$set": {"status": "Processing"}},
+        sort: doc! {"created": 1},
+        upsert: false,
+        return_new,
+    };
+    let before = store.find_and_update(Collection::Tasks, ask(false)).await.unwrap();
+    assert_eq!(before, Some(doc! {"_id": 3, "status": "Queued", "created": 7}));
+    let after = store.find_and_update(Collection::Tasks, ask(true)).await.unwrap();
+    assert_eq!(after, Some(doc! {"_id": 2, "status": "Processing", "created": 8}));
+    store.find_and_update(Collection::Tasks, ask(false)).await.unwrap();
+    assert_eq!(store.find_and_update(Collection::Tasks, ask(true)).await.unwrap(), None);
+
+    let upsert = |return_new| FindAndUpdate {
+        filter: doc! {"_id": "counter"},
+        update: doc! {"$inc": {"n": 1}},
+        upsert: true,
+        return_new,
+        ..FindAndUpdate::default()
+    };
+    assert_eq!(
+        store.find_and_update(Collection::Tasks, upsert(false)).await.unwrap(),
+        None
+    );
+    let counted = store.find_and_update(Collection::Tasks, upsert(true)).await.unwrap();
+    assert_eq!(counted, Some(doc! {"_id": "counter", "n": 2}));
+}
+
+async fn of_many_takers_one_gets_the_lease(store: &SharedStore) {
+    store
+        .insert(Collection::Leases, doc! {"_id": "job", "until": date(0)})
+        .await
+        .unwrap();
+    let mut takers = tokio::task::JoinSet::new();
+    for taker in 0..20 {
+        let store = Arc::clone(store);
+        takers.spawn(async move {
+            let ask = FindAndUpdate {
+                filter: doc! {"_id": "job", "until": {"$lt": date(100)}},
+                update: doc! {"$set": {"until": date(200), "owner": taker}},
+                return_new: true,
+                ..FindAndUpdate::default()
+            };
+            store.find_and_update(Collection::Leases, ask).await.unwrap().is_some()
+        });
+    }
+    let won = takers.join_all().await;
+    assert_eq!(won.into_iter().filter(|won| *won).count(), 1);
+
+    let upserts = (0..20).map(|_| {
+        let store = Arc::clone(store);
+        async move {
+            let ask = FindAndUpdate {
+                filter: doc! {"_id": "new", "until": {"$lt": date(100)}},
+                update: doc! {"$set": {"until": date(200)}},
+                upsert: true,
+                return_new: true,
+                ..FindAndUpdate::default()
+            };
+            store.find_and_update(Collection::Leases, ask).await
+        }
+    });
+    let outcomes = upserts.collect::<tokio::task::JoinSet<_>>().join_all().await;
+    let won = outcomes.iter().filter(|outcome| matches!(outcome, Ok(Some(_)))).count();
+    assert_eq!(won, 1, "{outcomes:?}");
+    assert!(
+        outcomes
+            .iter()
+            .all(|outcome| outcome.as_ref().map_or_else(StoreError::is_duplicate, |_| true))
+    );
+}
+
+async fn concurrent_increments_all_count(store: &SharedStore) {
+    store
+        .insert(Collection::Metrics, doc! {"_id": 1, "n": 0})
+        .await
+        .unwrap();
+    let updates = (0..200).map(|_| {
+        let store = Arc::clone(store);
+        async move {
+            store
+                .update(Collection::Metrics, doc! {"_id": 1}, doc! {"$inc": {"n": 1}})
+                .await
+        }
+    });
+    for outcome in updates.collect::<tokio::task::JoinSet<_>>().join_all().await {
+        assert_eq!(outcome.unwrap().modified, 1);
+    }
+    let found = store.one(Collection::Metrics, doc! {}).await.unwrap().unwrap();
+    assert_eq!(found.get_i32("n").unwrap(), 200);
+}
+
+async fn a_document_of_many_megabytes_comes_back(store: &SharedStore) {
+    let body: String = ('a'..='z').cycle().take(12 << 20).collect();
+    store
+        .insert(Collection::Transactions, doc! {"_id": 1, "request": {"body": &body}})
+        .await
+        .unwrap();
+    store
+        .update(
+            Collection::Transactions,
+            doc! {"_id": 1},
+            doc! {"$set": {"status": "Successful"}},
+        )
+        .await
+        .unwrap();
+    let found = store
+        .one(Collection::Transactions, doc! {"status": "Successful"})
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(found.get_document("request").unwrap().get_str("body").unwrap() == body);
+}
+
+async fn a_document_beyond_the_limit_is_refused(store: &SharedStore) {
+    let body = "x".repeat(17 << 20);
+    let large = Write::Insert {
+        into: Collection::Transactions,
+        document: doc! {"_id": 1, "body": &body},
+    };
+    let small = Write::Insert {
+        into: Collection::Transactions,
+        document: doc! {"_id": 2},
+    };
+    let outcomes = store.write(vec![large, small]).await.unwrap();
+    assert!(matches!(outcomes[0], Err(StoreError::TooLarge)), "{:?}", outcomes[0]);
+    assert!(outcomes[1].is_ok(), "{:?}", outcomes[1]);
+    let half = "x".repeat(9 << 20);
+    store
+        .update(Collection::Transactions, doc! {"_id": 2}, doc! {"$set": {"a": &half}})
+        .await
+        .unwrap();
+    let grown = store
+        .update(Collection::Transactions, doc! {"_id": 2}, doc! {"$set": {"b": &half}})
+        .await;
+    assert!(matches!(grown, Err(StoreError::TooLarge)), "{grown:?}");
+    assert_eq!(ids(store, Collection::Transactions, Find::default()).await, [2]);
+}
+
+async fn every_type_comes_back_as_it_was(store: &SharedStore) {
+    let stored = doc! {
+        "_id": ObjectId::new(), "int": 1, "long": i64::MAX, "double": -0.5, "text": "é\u{1F600}\0", "bool": true, "null": null,
+        "date": date(-1), "array": [1, [2, {"a": []}]], "empty": {}, "bytes": bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: vec![0, 255] },
+        "regex": bson::Regex { pattern: "a.b".try_into().unwrap(), options: "i".try_into().unwrap() },
+        "timestamp": Bson::Timestamp(bson::Timestamp { time: 5, increment: 6 }), "min": Bson::MinKey, "max": Bson::MaxKey,
+        "dotted": {"$odd": 1, "x": {"y": {"z": "deep"}}},
+    };
+    store.insert(Collection::AgendaJobs, stored.clone()).await.unwrap();
+    let found = store.one(Collection::AgendaJobs, doc! {}).await.unwrap().unwrap();
+    assert_eq!(found.to_vec().unwrap(), stored.to_vec().unwrap());
+}
+
+async fn collections_do_not_mix(store: &SharedStore) {
+    for collection in Collection::ALL {
+        let mut document = doc! {"_id": 1, "collection": collection.name()};
+        for field in ["email", "name", "clientID", "group", "urn", "url"] {
+            document.insert(field, "x");
+        }
+        store.insert(collection, document).await.unwrap();
+    }
+    for collection in Collection::ALL {
+        let found = store.all(collection, Find::default()).await.unwrap();
+        let names: Vec<&str> = found
+            .iter()
+            .map(|document| document.get_str("collection").unwrap())
+            .collect();
+        assert_eq!(names, [collection.name()]);
+    }
+}
+
+async fn the_store_answers_and_knows_its_size(store: &SharedStore) {
+    store.ping().await.unwrap();
+    store
+        .insert(Collection::Transactions, doc! {"_id": 1, "body": "x".repeat(100_000)})
+        .await
+        .unwrap();
+    if let Some(bytes) = store.size().await.unwrap() {
+        assert!(bytes > 0);
+    }
+    if let Some(before) = store.version(Collection::Channels).await.unwrap() {
+        assert_eq!(store.version(Collection::Channels).await.unwrap(), Some(before));
+        store
+            .insert(Collection::Clients, doc! {"_id": 1, "clientID": "a"})
+            .await
+            .unwrap();
+        assert_eq!(store.version(Collection::Channels).await.unwrap(), Some(before));
+        store
+            .insert(Collection::Channels, doc! {"_id": 1, "name": "a"})
+            .await
+            .unwrap();
+        let after = store.version(Collection::Channels).await.unwrap();
+        assert_ne!(after, Some(before));
+        store
+            .update(Collection::Channels, doc! {"_id": 1}, doc! {"$set": {"name": "b"}})
+            .await
+            .unwrap();
+        assert_ne!(store.version(Collection::Channels).await.unwrap(), after);
+    }
+}
