@@ -4,6 +4,8 @@
 //! what the store knows of them, and runs those that are due under a [`lease`]. What ran, when and how it ended stays in
 //! OpenHIM's own collection of jobs. Jobs write tasks and documents; they never call the router's insides.
 
+pub mod auto_retry;
+pub mod body_cull;
 pub mod lease;
 pub mod schedule;
 
@@ -333,3 +335,6 @@ fn id_of(name: &str) -> ObjectId {
 fn date(millis: Millis) -> DateTime {
     DateTime::from_millis(millis)
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,9 +42,7 @@ fn uptime(mediator: &Document, now: Millis) -> Value {
         return Value::Null;
     }
     match mediator.get("_uptime") {
-        Some(uptime @ (Bson::Double(_) | Bson::Int32(_) | Bson::Int64(_))) => {
-            crate::model::json::to_value(uptime)
-        }
+        Some(uptime @ (Bson::Double(_) | Bson::Int32(_) | Bson::Int64(_))) => crate::model::json::to_value(uptime),
         _ => Value::Null,
     }
 }

@@ -104,7 +104,12 @@ async fn answer(call: &Call, caller: &Caller, shape: Shape, channel: Option<&str
         "channelID": {"$in": channels},
         "type": bucket(call.params.once("timeSeries")),
     };
-    let buckets = call.api.store().all(Collection::Metrics, Find::by(wanted)).await.internal()?;
+    let buckets = call
+        .api
+        .store()
+        .all(Collection::Metrics, Find::by(wanted))
+        .await
+        .internal()?;
     Ok(Reply::ok(&rows(buckets, shape, call.api.clock.now())))
 }
 
@@ -268,12 +273,23 @@ mod tests {
     }
 
     fn three() -> Vec<Document> {
-        vec![bucket_of(2, 1000, 1, 10), bucket_of(1, 1000, 3, 90), bucket_of(1, 0, 1, 50)]
+        vec![
+            bucket_of(2, 1000, 1, 10),
+            bucket_of(1, 1000, 3, 90),
+            bucket_of(1, 0, 1, 50),
+        ]
     }
 
     fn figures(rows: &[Value]) -> Vec<(Value, Value, Value, Value)> {
         rows.iter()
-            .map(|row| (row["total"].clone(), row["avgResp"].clone(), row["minResp"].clone(), row["maxResp"].clone()))
+            .map(|row| {
+                (
+                    row["total"].clone(),
+                    row["avgResp"].clone(),
+                    row["minResp"].clone(),
+                    row["maxResp"].clone(),
+                )
+            })
             .collect()
     }
 
@@ -316,7 +332,10 @@ mod tests {
         );
         assert_eq!(
             figures(&by_channel),
-            [(json!(4), json!(35), json!(30), json!(90)), (json!(1), json!(10), json!(10), json!(10))]
+            [
+                (json!(4), json!(35), json!(30), json!(90)),
+                (json!(1), json!(10), json!(10), json!(10))
+            ]
         );
         let by_time = rows(
             three(),

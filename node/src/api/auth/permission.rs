@@ -62,10 +62,7 @@ impl Caller {
     /// The refusal for a caller without `permission`.
     pub(in crate::api) fn denied(&self, operation: &str, permission: Permission) -> Refusal {
         if self.roles.is_empty() {
-            return Refusal::Forbidden(format!(
-                "User {} does not have an access role specified.",
-                self.email()
-            ));
+            return Refusal::Forbidden(format!("User {} does not have an access role specified.", self.email()));
         }
         Refusal::Forbidden(format!(
             "User {} does not have the \"{}\" permission, API access to {operation} denied.",
@@ -133,15 +130,25 @@ mod tests {
             text_of(viewer.require("addChannel", Permission::ChannelManageAll).unwrap_err()),
             "User a@b.c does not have the \"channel-manage-all\" permission, API access to addChannel denied."
         );
-        assert!(manager.require_literally("getRoles", Permission::ChannelViewAll).is_err());
+        assert!(
+            manager
+                .require_literally("getRoles", Permission::ChannelViewAll)
+                .is_err()
+        );
     }
 
     #[test]
     fn a_list_lets_on_for_what_it_names() {
         let id = ObjectId::new();
         let caller = caller(vec![doc! {"channel-manage-specified": [id]}]);
-        let ask =
-            |resource: &str| caller.require_for("getChannel", Permission::ChannelViewAll, Specified::ChannelView, resource);
+        let ask = |resource: &str| {
+            caller.require_for(
+                "getChannel",
+                Permission::ChannelViewAll,
+                Specified::ChannelView,
+                resource,
+            )
+        };
 
         assert!(ask(&id.to_hex()).is_ok());
         assert!(ask("other").is_err());
