@@ -12,12 +12,14 @@
 mod backtrack;
 mod charset;
 mod linear;
+mod substitution;
 mod syntax;
 #[cfg(test)]
 mod tests;
 
 use std::borrow::Cow;
 
+pub use self::substitution::Substitution;
 use backtrack::Program;
 
 /// Longest pattern in bytes.
@@ -42,6 +44,8 @@ pub enum PatternError {
     TooLong,
     #[error("regular expression nested too deeply")]
     TooDeep,
+    #[error("a path transform has the form s/from/to/ or s/from/to/g")]
+    NoSubstitution,
 }
 
 /// A compiled pattern. Compile once, use from any thread.
@@ -61,7 +65,7 @@ impl Pattern {
     ///
     /// # Errors
     /// JavaScript would refuse the text too, or it is larger than anything written by hand.
-    pub fn compile(text: &str, steps: u32) -> Result<Self, PatternError> {
+    pub fn compile(text: &str, steps: usize) -> Result<Self, PatternError> {
         if text.len() > MAX_PATTERN {
             return Err(PatternError::TooLong);
         }
@@ -71,7 +75,7 @@ impl Pattern {
             linear: linear::compile(&tree.root),
             linear_spans: tree.root.has_plain_loops(),
             program: Program::compile(&tree),
-            steps: steps as usize,
+            steps,
         })
     }
 

@@ -7,7 +7,7 @@
 
 use rustls_pki_types::CertificateDer;
 use x509_parser::extensions::ParsedExtension;
-use x509_parser::prelude::X509Certificate;
+use x509_parser::prelude::{X509Certificate, X509Extension};
 use x509_parser::time::ASN1Time;
 
 use super::certificate::parse;
@@ -87,11 +87,12 @@ impl Search<'_> {
         if !certificate.validity().is_valid_at(self.now) {
             return Err(ChainError::Date);
         }
-        if certificate
-            .extensions()
-            .iter()
-            .any(|extension| extension.critical && !is_understood(extension.parsed_extension()))
-        {
+        let is_unclear = |extension: &X509Extension<'_>| match extension.parsed_extension() {
+            // Not evaluated here, so whoever restricts names is left to the strict verifier.
+            ParsedExtension::NameConstraints(_) => true,
+            parsed => extension.critical && !is_understood(parsed),
+        };
+        if certificate.extensions().iter().any(is_unclear) {
             return Err(ChainError::Critical);
         }
         match certificate.extended_key_usage() {

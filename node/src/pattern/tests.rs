@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const STEPS: u32 = 100_000;
+const STEPS: usize = 100_000;
 
 fn pattern(text: &str) -> Pattern {
     Pattern::compile(text, STEPS).unwrap_or_else(|error| panic!("{text}: {error}"))
