@@ -4,9 +4,11 @@
 //! what the store knows of them, and runs those that are due under a [`lease`]. What ran, when and how it ended stays in
 //! OpenHIM's own collection of jobs. Jobs write tasks and documents; they never call the router's insides.
 
+pub mod alerts;
 pub mod auto_retry;
 pub mod body_cull;
 pub mod lease;
+pub mod outbox;
 pub mod schedule;
 
 use std::collections::HashMap;

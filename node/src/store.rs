@@ -53,11 +53,13 @@ pub enum Collection {
     Nodes,
     /// Who runs which job.
     Leases,
+    /// Messages to people that are on their way.
+    Outbox,
 }
 
 impl Collection {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Users,
         Self::Roles,
         Self::Passports,
@@ -84,6 +86,7 @@ impl Collection {
         Self::AgendaJobs,
         Self::Nodes,
         Self::Leases,
+        Self::Outbox,
     ];
 
     /// The name in the database.
@@ -115,6 +118,7 @@ impl Collection {
             Self::AgendaJobs => "agendaJobs",
             Self::Nodes => "openhimNodes",
             Self::Leases => "openhimLeases",
+            Self::Outbox => "openhimOutbox",
         }
     }
 
@@ -191,7 +195,8 @@ impl Collection {
             | Self::AuditMeta
             | Self::AgendaJobs
             | Self::Nodes
-            | Self::Leases => vec![],
+            | Self::Leases
+            | Self::Outbox => vec![],
         }
     }
 }

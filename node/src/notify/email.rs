@@ -22,6 +22,9 @@ pub enum MailError {
     NotConfigured,
     #[error("`{setting}` is not usable for mail: {why}")]
     BadSetting { setting: &'static str, why: String },
+    /// The settings were found wanting when the node started.
+    #[error("{0}")]
+    Unusable(String),
     #[error("the address `{0}` is malformed")]
     BadAddress(String),
     #[error("the mail could not be put together")]
@@ -32,7 +35,7 @@ pub enum MailError {
 }
 
 /// One mail to one person, as text and as HTML.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mail {
     pub to: String,
     pub subject: String,
