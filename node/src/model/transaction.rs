@@ -8,6 +8,9 @@ use std::borrow::Cow;
 use bson::oid::ObjectId;
 use bson::{Bson, DateTime, Document, doc};
 
+use super::json;
+use super::schema::tables::TRANSACTION;
+
 /// How far a transaction has come, or how it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Status {
@@ -253,6 +256,41 @@ pub fn orchestration(
     document
 }
 
+/// The orchestrations that a mediator reports, as they are stored. What cannot be stored is repaired or left out, so that
+/// it does not cost the transaction its response: a body that is no text becomes JSON text, a request without a time
+/// gets `received`, and an entry without a name is dropped.
+pub fn mediator_orchestrations(reported: Vec<Bson>, received: DateTime) -> Vec<Document> {
+    let repaired = reported.into_iter().map(|mut entry| {
+        if let Bson::Document(entry) = &mut entry {
+            for key in ["request", "response"] {
+                if let Some(Bson::Document(part)) = entry.get_mut(key) {
+                    body_as_text(part);
+                }
+            }
+        }
+        entry
+    });
+    let mut stored = TRANSACTION.salvage("orchestrations", repaired.collect(), received.timestamp_millis());
+    stored.retain(|entry| entry.get_str("name").is_ok_and(|name| !name.is_empty()));
+    for entry in &mut stored {
+        if let Some(Bson::Document(request)) = entry.get_mut("request")
+            && !matches!(request.get("timestamp"), Some(Bson::DateTime(_)))
+        {
+            request.insert("timestamp", received);
+        }
+    }
+    stored
+}
+
+fn body_as_text(part: &mut Document) {
+    if let Some(body) = part.get_mut("body")
+        && !matches!(body, Bson::String(_) | Bson::Null)
+    {
+        let text = json::of_bson(body).unwrap_or_default();
+        *body = Bson::String(String::from_utf8_lossy(&text).into_owned());
+    }
+}
+
 /// What a secondary route did, to be pushed on `routes`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RouteResult {
@@ -441,6 +479,40 @@ mod tests {
         assert_eq!(
             fields,
             doc! {"response": {"status": 201, "headers": {"x-a": "1"}, "body": "ok"}, "orchestrations": []}
+        );
+    }
+
+    #[test]
+    fn what_a_mediator_reports_is_repaired_and_only_the_unusable_is_dropped() {
+        let received = DateTime::from_millis(9);
+        let stored = mediator_orchestrations(
+            vec![
+                Bson::from(doc! {
+                    "name": "whole", "group": "g", "queryString": "dropped",
+                    "request": {"path": "/x", "timestamp": "1970-01-01T00:00:00.005Z", "headers": {}},
+                    "response": {"status": "200", "body": {"a": 1}},
+                }),
+                Bson::from(
+                    doc! {"name": "bad parts", "request": {"path": {"no": "path"}}, "response": "none", "error": {"message": "m"}},
+                ),
+                Bson::from(doc! {"response": {"status": 200}}),
+                Bson::from("no document"),
+            ],
+            received,
+        );
+
+        assert_eq!(stored.len(), 2);
+        let id_of = |document: &Document| document.get_object_id("_id").unwrap();
+        let [first, second] = [0, 1].map(|at| stored[at].get_document("request").unwrap());
+        assert_eq!(
+            stored,
+            [
+                doc! {"name": "whole", "group": "g",
+                "request": {"path": "/x", "timestamp": DateTime::from_millis(5), "_id": id_of(first)},
+                "response": {"status": 200, "body": r#"{"a":1}"#}, "_id": id_of(&stored[0])},
+                doc! {"name": "bad parts", "request": {"timestamp": received, "_id": id_of(second)}, "error": {"message": "m"},
+                "_id": id_of(&stored[1])},
+            ]
         );
     }
 
