@@ -13,6 +13,7 @@
 
 #[cfg(test)]
 mod conformance;
+pub mod mongo;
 pub mod query;
 pub mod sqlite;
 

@@ -605,7 +605,7 @@ async fn a_unique_value_is_taken_once(store: &SharedStore) {
     let text = taken.to_string();
     assert!(text.starts_with("E11000 duplicate key error collection: "), "{text}");
     assert!(
-        text.ends_with(".channels index: name_1 dup key: { name: \"lab \\\"A\\\"\" }"),
+        text.ends_with(".channels index: name_1 dup key: { name: \"lab \"A\"\" }"),
         "{text}"
     );
     let id = store

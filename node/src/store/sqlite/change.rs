@@ -297,7 +297,7 @@ fn refused(database: &Database, table: &Table, row: &Row, seq: Option<i64>, erro
 /// A value as MongoDB's messages show it.
 fn shown(document: &RawDocument, path: &Path) -> String {
     match path.straight(document).ok().flatten().map(Bson::try_from) {
-        Some(Ok(Bson::String(text))) => format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")),
+        Some(Ok(Bson::String(text))) => format!("\"{text}\""),
         Some(Ok(Bson::ObjectId(id))) => format!("ObjectId('{id}')"),
         Some(Ok(value)) => value.to_string(),
         _ => "null".to_owned(),

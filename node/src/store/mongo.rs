@@ -1,0 +1,341 @@
+//! The store in MongoDB: OpenHIM's own database, which just continues.
+//!
+//! Filters and updates are handed on as they are, after the same check that the other store makes, so that both refuse
+//! the same. The driver runs on a runtime of its own: its connections belong to no caller and outlive every instance.
+//! A write is acknowledged when the server has it in its journal ([`batch`] says how a batch travels). Whether another
+//! program changed a collection can't be seen from here, so [`Store::version`] never knows.
+
+mod batch;
+mod error;
+mod setup;
+mod url;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bson::{Document, RawDocumentBuf, doc};
+use mongodb::Database;
+use mongodb::options::ReturnDocument;
+use tokio::runtime::{Handle, Runtime};
+
+use super::query::{Filter, Projection, SortOrder, Update};
+use super::{Collection, Cursor, Find, FindAndUpdate, Result, Source, Store, StoreError, Write, Written};
+
+/// Documents in one helping of a cursor, at most.
+const HELPING: usize = 256;
+/// Bytes of documents in one helping, about.
+const HELPING_BYTES: usize = 1 << 20;
+
+/// How the database is used. What the connection string says itself goes before what is said here.
+#[derive(Clone, Debug)]
+pub struct MongoOptions {
+    /// `mongo.openHIMApiReadPreference`, for instance `primaryPreferred`.
+    pub read_preference: Option<String>,
+    /// `mongo.openHIMApiReadConcern`, for instance `local`.
+    pub read_concern: Option<String>,
+    /// `mongo.openHIMApiWriteConcern`: a number, `majority` or a tag. `None`: `majority` on a replica set, else 1. A
+    /// write is journaled in any case.
+    pub write_concern: Option<String>,
+    /// `mongo.connectionOptions`: more parameters of the connection string.
+    pub parameters: Vec<(String, String)>,
+    /// Bytes that the `log` collection may hold if it has to be made; `None`: no bound.
+    pub log_bytes: Option<u64>,
+    /// How long a call looks for a server that can take it.
+    pub selection_timeout: Duration,
+    /// How long one exchange with the server may take.
+    pub timeout: Duration,
+}
+
+impl Default for MongoOptions {
+    fn default() -> Self {
+        Self {
+            read_preference: None,
+            read_concern: None,
+            write_concern: None,
+            parameters: Vec::new(),
+            log_bytes: None,
+            selection_timeout: Duration::from_secs(5),
+            timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A store in one or two MongoDB databases.
+#[derive(Debug)]
+pub struct MongoStore {
+    runtime: OwnRuntime,
+    databases: Arc<Databases>,
+}
+
+/// Where the collections are.
+#[derive(Debug)]
+struct Databases {
+    main: Database,
+    atna: Database,
+    timeout: Duration,
+}
+
+impl MongoStore {
+    /// Connects to the database that `url` names, and to `atna_url` for the audits if that is another one; makes the
+    /// collections and indexes that are missing. Indexes that only make queries faster are built in the background.
+    ///
+    /// # Errors
+    /// The connection string makes no sense, or no server answered; the text names the servers, never a password.
+    pub async fn connect(url: &str, atna_url: Option<&str>, options: MongoOptions) -> Result<Arc<Self>> {
+        let runtime = OwnRuntime::start()?;
+        let (url, atna_url) = (url.to_owned(), atna_url.map(str::to_owned));
+        let databases = runtime
+            .run(async move {
+                let main = setup::connect(&url, &options).await?;
+                let atna = match atna_url {
+                    Some(atna_url) if atna_url != url => setup::connect(&atna_url, &options).await?,
+                    _ => main.clone(),
+                };
+                let databases = Databases {
+                    main,
+                    atna,
+                    timeout: options.timeout,
+                };
+                setup::prepare(&databases, options.log_bytes).await?;
+                Ok(databases)
+            })
+            .await?;
+        Ok(Arc::new(Self {
+            runtime,
+            databases: Arc::new(databases),
+        }))
+    }
+
+    /// Runs a conversation with the server on the driver's runtime, with a bound on its time.
+    async fn ask<T, F>(&self, conversation: impl FnOnce(Arc<Databases>) -> F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let timeout = self.databases.timeout;
+        let conversation = conversation(Arc::clone(&self.databases));
+        self.runtime.run(bounded(timeout, conversation)).await
+    }
+}
+
+async fn bounded<T>(timeout: Duration, conversation: impl Future<Output = Result<T>>) -> Result<T> {
+    match tokio::time::timeout(timeout, conversation).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(StoreError::Unavailable(format!(
+            "MongoDB did not answer within {} s",
+            timeout.as_secs()
+        ))),
+    }
+}
+
+impl Databases {
+    fn of(&self, collection: Collection) -> &Database {
+        if collection.is_atna() { &self.atna } else { &self.main }
+    }
+
+    fn collection(&self, collection: Collection) -> mongodb::Collection<RawDocumentBuf> {
+        self.of(collection).collection(collection.name())
+    }
+
+    fn documents(&self, collection: Collection) -> mongodb::Collection<Document> {
+        self.of(collection).collection(collection.name())
+    }
+}
+
+#[async_trait]
+impl Store for MongoStore {
+    async fn find(&self, from: Collection, find: Find) -> Result<Cursor> {
+        Filter::compile(&find.filter)?;
+        SortOrder::compile(&find.sort)?;
+        Projection::compile(&find.projection)?;
+        let handle = self.runtime.handle()?;
+        self.ask(move |databases| async move {
+            let collection = databases.collection(from);
+            let mut query = collection.find(find.filter).skip(find.skip);
+            if !find.sort.is_empty() {
+                query = query.sort(find.sort).allow_disk_use(true);
+            }
+            if find.limit > 0 {
+                query = query.limit(i64::try_from(find.limit).unwrap_or(i64::MAX));
+            }
+            if !find.projection.is_empty() {
+                query = query.projection(find.projection);
+            }
+            let mut pending = Pending {
+                cursor: Some(query.await.map_err(error::of)?),
+                handle,
+                timeout: databases.timeout,
+            };
+            let first = pending.helping().await?;
+            Ok(Cursor::new(first, Some(Box::new(pending))))
+        })
+        .await
+    }
+
+    async fn count(&self, of: Collection, filter: Document) -> Result<u64> {
+        Filter::compile(&filter)?;
+        self.ask(move |databases| async move {
+            let count = databases.collection(of).count_documents(filter).await;
+            count.map_err(error::of)
+        })
+        .await
+    }
+
+    async fn write(&self, batch: Vec<Write>) -> Result<Vec<Result<Written>>> {
+        self.runtime.run(batch::write(Arc::clone(&self.databases), batch)).await
+    }
+
+    async fn find_and_update(&self, of: Collection, ask: FindAndUpdate) -> Result<Option<Document>> {
+        Filter::compile(&ask.filter)?;
+        SortOrder::compile(&ask.sort)?;
+        Update::compile(&ask.update)?;
+        let state = if ask.return_new {
+            ReturnDocument::After
+        } else {
+            ReturnDocument::Before
+        };
+        self.ask(move |databases| async move {
+            let collection = databases.documents(of);
+            let mut change = collection
+                .find_one_and_update(ask.filter, ask.update)
+                .upsert(ask.upsert)
+                .return_document(state);
+            if !ask.sort.is_empty() {
+                change = change.sort(ask.sort);
+            }
+            change.await.map_err(error::of)
+        })
+        .await
+    }
+
+    async fn version(&self, _of: Collection) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.ask(|databases| async move {
+            let pong = databases.main.run_command(doc! {"ping": 1}).await;
+            pong.map(drop).map_err(error::of)
+        })
+        .await
+    }
+
+    async fn size(&self) -> Result<Option<u64>> {
+        self.ask(|databases| async move {
+            let stats = databases.main.run_command(doc! {"dbStats": 1, "freeStorage": 1}).await;
+            stats.map_err(error::of).map(|stats| Some(setup::occupied(&stats)))
+        })
+        .await
+    }
+
+    async fn close(&self) {
+        let closing = self.ask(|databases| async move {
+            databases.main.client().clone().shutdown().immediate(true).await;
+            databases.atna.client().clone().shutdown().immediate(true).await;
+            Ok(())
+        });
+        if let Err(error) = closing.await {
+            tracing::debug!(%error, "The connections to MongoDB could not be closed in order");
+        }
+    }
+}
+
+/// A cursor on the server.
+struct Pending {
+    /// None while it is on the driver's runtime, and after an error.
+    cursor: Option<mongodb::Cursor<RawDocumentBuf>>,
+    handle: Handle,
+    timeout: Duration,
+}
+
+impl Pending {
+    async fn helping(&mut self) -> Result<Vec<RawDocumentBuf>> {
+        let mut documents = Vec::new();
+        let mut bytes = 0;
+        while documents.len() < HELPING
+            && bytes < HELPING_BYTES
+            && let Some(cursor) = &mut self.cursor
+        {
+            if cursor.advance().await.map_err(error::of)? {
+                let document = cursor.current().to_owned();
+                bytes += document.as_bytes().len();
+                documents.push(document);
+            } else {
+                self.cursor = None;
+            }
+        }
+        Ok(documents)
+    }
+}
+
+#[async_trait]
+impl Source for Pending {
+    async fn more(&mut self) -> Result<Option<Vec<RawDocumentBuf>>> {
+        let Some(cursor) = self.cursor.take() else {
+            return Ok(None);
+        };
+        let mut pending = Self {
+            cursor: Some(cursor),
+            handle: self.handle.clone(),
+            timeout: self.timeout,
+        };
+        let timeout = self.timeout;
+        let conversation = async move {
+            let documents = bounded(timeout, pending.helping()).await?;
+            Ok((documents, pending.cursor))
+        };
+        let (documents, cursor) = run_on(&self.handle, conversation).await?;
+        self.cursor = cursor;
+        Ok(Some(documents))
+    }
+}
+
+/// A runtime that may be dropped anywhere.
+#[derive(Debug)]
+struct OwnRuntime(Option<Runtime>);
+
+impl OwnRuntime {
+    fn start() -> Result<Self> {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("store-mongo")
+            .enable_all()
+            .build()
+            .map(|runtime| Self(Some(runtime)))
+            .map_err(|error| StoreError::Other(format!("cannot start a thread: {error}")))
+    }
+
+    fn handle(&self) -> Result<Handle> {
+        self.0
+            .as_ref()
+            .map(|runtime| runtime.handle().clone())
+            .ok_or_else(stopped)
+    }
+
+    async fn run<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+        run_on(&self.handle()?, work).await
+    }
+}
+
+impl Drop for OwnRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+async fn run_on<T: Send + 'static>(
+    handle: &Handle,
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    handle.spawn(work).await.unwrap_or_else(|_| Err(stopped()))
+}
+
+fn stopped() -> StoreError {
+    StoreError::Unavailable("it is closed".into())
+}

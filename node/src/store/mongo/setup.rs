@@ -1,0 +1,195 @@
+//! Connecting, and making what is missing.
+
+use std::collections::HashSet;
+
+use bson::{Bson, Document, doc};
+use mongodb::options::{Acknowledgment, ClientOptions, IndexOptions, WriteConcern};
+use mongodb::{Client, Database, IndexModel};
+use tokio::task::JoinSet;
+
+use super::{Databases, MongoOptions, error, url};
+use crate::store::{Collection, Index, Result, StoreError};
+
+/// Where OpenHIM keeps its data when the connection string names no database.
+const DEFAULT_DATABASE: &str = "openhim";
+
+/// Codes for an index or a collection that is there with other options.
+const ALREADY_THERE: [i32; 3] = [48, 85, 86];
+
+/// Connects and waits until a server answers.
+pub(super) async fn connect(written: &str, options: &MongoOptions) -> Result<Database> {
+    let hosts = url::hosts(written).to_owned();
+    let complete = url::complete(written, &parameters(options));
+    let mut client_options = ClientOptions::parse(&complete).await.map_err(|error| {
+        StoreError::Other(format!(
+            "the connection string for MongoDB at {hosts} makes no sense: {}; correct mongo.url",
+            without(&error.to_string(), &complete)
+        ))
+    })?;
+    client_options.app_name.get_or_insert_with(|| "openhim-core".to_owned());
+    client_options
+        .server_selection_timeout
+        .get_or_insert(options.selection_timeout);
+    client_options.connect_timeout.get_or_insert(options.selection_timeout);
+    let name = client_options
+        .default_database
+        .clone()
+        .unwrap_or_else(|| DEFAULT_DATABASE.to_owned());
+    let asked = client_options.write_concern.take().unwrap_or_default();
+
+    let client = Client::with_options(client_options).map_err(error::of)?;
+    let hello = client.database("admin").run_command(doc! {"hello": 1}).await;
+    let hello = match hello {
+        // Servers before 4.4.2 know the older name only.
+        Err(refused) if is_unknown_command(&refused) => {
+            client.database("admin").run_command(doc! {"isMaster": 1}).await
+        }
+        other => other,
+    };
+    let hello = hello.map_err(|error| not_there(&hosts, error))?;
+    let database_options = mongodb::options::DatabaseOptions::builder()
+        .write_concern(write_concern(asked, hello.contains_key("setName") || is_router(&hello)))
+        .build();
+    Ok(client.database_with_options(&name, database_options))
+}
+
+fn parameters(options: &MongoOptions) -> Vec<(String, String)> {
+    let named = [
+        ("readPreference", &options.read_preference),
+        ("readConcernLevel", &options.read_concern),
+        ("w", &options.write_concern),
+    ];
+    let named = named
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), value.clone()?)));
+    options.parameters.iter().cloned().chain(named).collect()
+}
+
+/// What was asked for, always journaled; `majority` where there are several servers and nothing was asked for.
+fn write_concern(asked: WriteConcern, several_servers: bool) -> WriteConcern {
+    let mut concern = asked;
+    concern.journal = Some(true);
+    if concern.w.is_none() {
+        concern.w = Some(if several_servers {
+            Acknowledgment::Majority
+        } else {
+            Acknowledgment::Nodes(1)
+        });
+    }
+    concern
+}
+
+fn is_router(hello: &Document) -> bool {
+    hello.get_str("msg").is_ok_and(|text| text == "isdbgrid")
+}
+
+fn is_unknown_command(error: &mongodb::error::Error) -> bool {
+    matches!(&*error.kind, mongodb::error::ErrorKind::Command(failure) if failure.code == 59)
+}
+
+fn not_there(hosts: &str, error: mongodb::error::Error) -> StoreError {
+    match error::of(error) {
+        StoreError::Unavailable(text) => StoreError::Unavailable(format!(
+            "no MongoDB server answers at {hosts}: {text}; start it, or correct mongo.url"
+        )),
+        other => other,
+    }
+}
+
+/// Keeps a connection string, which may hold a password, out of a message.
+fn without(text: &str, secret: &str) -> String {
+    text.replace(secret, "…")
+}
+
+/// Makes missing collections and indexes. An index that can't be made is a warning: the database may have its own.
+pub(super) async fn prepare(databases: &Databases, log_bytes: Option<u64>) -> Result<()> {
+    let present = names(&databases.main).await?;
+    let present_atna = names(&databases.atna).await?;
+    let mut tasks = JoinSet::new();
+    for collection in Collection::ALL {
+        let known = if collection.is_atna() { &present_atna } else { &present };
+        let is_new = !known.contains(collection.name());
+        tasks.spawn(prepare_one(
+            databases.of(collection).clone(),
+            collection,
+            is_new,
+            log_bytes,
+        ));
+    }
+    while let Some(outcome) = tasks.join_next().await {
+        outcome.map_err(|error| StoreError::Other(error.to_string()))??;
+    }
+    Ok(())
+}
+
+async fn names(database: &Database) -> Result<HashSet<String>> {
+    let names = database.list_collection_names().await.map_err(error::of)?;
+    Ok(names.into_iter().collect())
+}
+
+async fn prepare_one(database: Database, collection: Collection, is_new: bool, log_bytes: Option<u64>) -> Result<()> {
+    if is_new {
+        let mut creation = database.create_collection(collection.name());
+        if let (Collection::Log, Some(bytes)) = (collection, log_bytes) {
+            creation = creation.capped(true).size(bytes);
+        }
+        match creation.await {
+            Err(error) if code(&error).is_some_and(|code| ALREADY_THERE.contains(&code)) => {}
+            other => other.map_err(error::of)?,
+        }
+    }
+    for index in collection.indexes() {
+        let wait = is_new || index.unique;
+        let building = build(database.clone(), collection, index);
+        if wait {
+            building.await?;
+        } else {
+            // Large collections take their time; queries are only slower meanwhile.
+            tokio::spawn(building);
+        }
+    }
+    Ok(())
+}
+
+async fn build(database: Database, collection: Collection, index: Index) -> Result<()> {
+    let name = index.mongo_name();
+    let options = IndexOptions::builder()
+        .name(name.clone())
+        .unique(index.unique.then_some(true))
+        .partial_filter_expression(index.partial)
+        .expire_after(index.expire_after_seconds.map(std::time::Duration::from_secs))
+        .build();
+    let model = IndexModel::builder().keys(index.keys).options(options).build();
+    let built = database
+        .collection::<Document>(collection.name())
+        .create_index(model)
+        .await;
+    match built.map_err(error::of) {
+        Err(error @ StoreError::Unavailable(_)) => Err(error),
+        Err(error) => {
+            let collection = collection.name();
+            tracing::warn!(collection, index = name, %error, "Index {name} of {collection} could not be made");
+            Ok(())
+        }
+        Ok(_) => Ok(()),
+    }
+}
+
+fn code(error: &mongodb::error::Error) -> Option<i32> {
+    match &*error.kind {
+        mongodb::error::ErrorKind::Command(failure) => Some(failure.code),
+        _ => None,
+    }
+}
+
+/// Bytes on disk less what is free for new documents.
+pub(super) fn occupied(stats: &Document) -> u64 {
+    let number = |name: &str| match stats.get(name) {
+        Some(Bson::Double(number)) => *number as u64,
+        Some(Bson::Int64(number)) => u64::try_from(*number).unwrap_or(0),
+        Some(Bson::Int32(number)) => u64::try_from(*number).unwrap_or(0),
+        _ => 0,
+    };
+    let whole = number("storageSize") + number("indexSize");
+    whole.saturating_sub(number("freeStorageSize") + number("indexFreeStorageSize"))
+}
