@@ -9,6 +9,7 @@ pub mod auto_retry;
 pub mod body_cull;
 pub mod lease;
 pub mod outbox;
+pub mod reports;
 pub mod schedule;
 
 use std::collections::HashMap;

@@ -70,18 +70,13 @@ impl Outbox {
         match self.notify.tell(message).await {
             Ok(()) => {
                 let writes = vec![
-                    Write::Delete {
-                        from: Collection::Outbox,
-                        filter: doc! { "_id": id },
-                        many: false,
-                    },
-                    Write::Update {
-                        of: Collection::Alerts,
-                        filter: doc! { "_id": id },
-                        update: doc! { "$set": { "alertStatus": "Completed" } },
-                        many: false,
-                        upsert: false,
-                    },
+                    // What was sent stays known for a day, so that a run which is repeated sends nothing again.
+                    change(
+                        Collection::Outbox,
+                        id,
+                        doc! { "$set": { "state": "sent" }, "$unset": { "message": "" } },
+                    ),
+                    change(Collection::Alerts, id, doc! { "$set": { "alertStatus": "Completed" } }),
                 ];
                 for outcome in self.store.write(writes).await? {
                     outcome?;
@@ -125,21 +120,18 @@ impl Outbox {
             }
         }
         let old = doc! { "created": { "$lte": DateTime::from_millis(now - PATIENCE) } };
-        let given_up = self
-            .store
-            .apply(Write::Delete {
-                from: Collection::Outbox,
-                filter: old,
-                many: true,
-            })
-            .await?;
-        if given_up.modified > 0 {
-            tracing::error!(
-                messages = given_up.modified,
-                "Gave up on {} messages after a day",
-                given_up.modified
-            );
+        let mut unsent = old.clone();
+        unsent.insert("state", doc! { "$ne": "sent" });
+        let given_up = self.store.count(Collection::Outbox, unsent).await?;
+        if given_up > 0 {
+            tracing::error!(messages = given_up, "Gave up on {given_up} messages after a day");
         }
+        let gone = Write::Delete {
+            from: Collection::Outbox,
+            filter: old,
+            many: true,
+        };
+        self.store.apply(gone).await?;
         Ok(())
     }
 }
@@ -189,6 +181,16 @@ fn from_document(document: &Document) -> Option<Message> {
         }),
         None => Message::Sms { to, text },
     })
+}
+
+fn change(of: Collection, id: ObjectId, update: Document) -> Write {
+    Write::Update {
+        of,
+        filter: doc! { "_id": id },
+        update,
+        many: false,
+        upsert: false,
+    }
 }
 
 fn malformed(error: impl std::fmt::Display) -> OutboxError {
