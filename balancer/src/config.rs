@@ -25,6 +25,8 @@ use written::Written;
 pub struct Config {
     file: Option<PathBuf>,
     root: Written,
+    /// What [`Config::with_options`] laid over the file, to be laid over it again.
+    options: Option<Written>,
 }
 
 /// What [`Config::check`] found: the plan, and what is worth a warning.
@@ -65,6 +67,7 @@ impl Config {
         Ok(Self {
             file: Some(path.to_owned()),
             root: written::from_yaml(text, path)?,
+            options: None,
         })
     }
 
@@ -79,14 +82,33 @@ impl Config {
         Self {
             file: None,
             root: written::from_options(options),
+            options: None,
         }
     }
 
     /// Adds options of the command line to a file; they win over its top level.
     #[must_use]
     pub fn with_options<K: AsRef<str>, V: Into<String>>(mut self, options: impl IntoIterator<Item = (K, V)>) -> Self {
-        self.root.overlay(written::from_options(options));
+        let options = written::from_options(options);
+        self.root.overlay(options.clone());
+        self.options = Some(options);
         self
+    }
+
+    /// The same configuration as its file is now.
+    ///
+    /// # Errors
+    /// As [`Config::from_file`].
+    pub fn reread(&self) -> Result<Self, Problems> {
+        let Some(file) = &self.file else {
+            return Ok(self.clone());
+        };
+        let mut config = Self::from_file(file)?;
+        if let Some(options) = &self.options {
+            config.root.overlay(options.clone());
+        }
+        config.options.clone_from(&self.options);
+        Ok(config)
     }
 
     /// The file this came from.

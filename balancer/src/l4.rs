@@ -1,1 +1,303 @@
 //! The life of a TCP connection on one screen.
+//!
+//! [`listen`](crate::listen) accepted it and holds its permit. Here it is admitted, a backend is chosen and connected,
+//! another one if that fails, and then [`relay`](crate::relay) carries its bytes. At the end there is one log line.
+//!
+//! After a byte was sent to a backend nothing is ever sent to another one: a message must not arrive twice. Nothing here
+//! changes what other connections see, but for counters and reports of failed connects.
+
+pub mod choose;
+mod identity;
+pub mod sessions;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::backend::connect::connect;
+use crate::log::{By, End as Ending, Journal, Line};
+use crate::plan::{AllDown, ClientIp, Service};
+use crate::relay::{self, Outcome, Side, Terms, relay};
+use crate::service::{ServiceState, is_admitted, is_in};
+use crate::snapshot::Snapshot;
+use crate::socket::{Source, reset_on_close};
+
+use choose::{Choice, Chooser, Chosen};
+use identity::Identity;
+use sessions::{Sessions, Why};
+
+/// Where connections of one service come in on one thread.
+#[derive(Debug)]
+pub struct Door {
+    /// The service.
+    pub service: Arc<ServiceState>,
+    /// The thread's live connections.
+    pub sessions: Arc<Sessions>,
+    /// The thread's log; `None` when it is off.
+    pub journal: Option<Arc<Journal>>,
+    /// The thread's place in the turn.
+    pub chooser: Mutex<Chooser>,
+}
+
+/// What the log line will say.
+#[derive(Debug)]
+struct Record {
+    begun: Instant,
+    client: SocketAddr,
+    backend: Option<SocketAddr>,
+    queue: Duration,
+    connect: Duration,
+    retries: u32,
+    moved: (u64, u64),
+}
+
+/// Serves one accepted connection to its end.
+pub async fn serve(door: Arc<Door>, client: TcpStream, peer: SocketAddr) {
+    let mut record = Record {
+        begun: Instant::now(),
+        client: peer,
+        backend: None,
+        queue: Duration::ZERO,
+        connect: Duration::ZERO,
+        retries: 0,
+        moved: (0, 0),
+    };
+    let end = carry(&door, client, &mut record).await;
+    if let Some(journal) = &door.journal {
+        journal.write(&Line {
+            service: &door.service.name,
+            client: record.client,
+            backend: record.backend,
+            queue: record.queue,
+            connect: record.connect,
+            total: record.begun.elapsed(),
+            bytes_in: record.moved.0,
+            bytes_out: record.moved.1,
+            retries: record.retries,
+            end,
+        });
+    }
+}
+
+async fn carry(door: &Door, mut client: TcpStream, record: &mut Record) -> Ending {
+    let snapshot = door.service.live.load();
+    let policy = &snapshot.service;
+    let identity = match identify(door, policy, &mut client, record).await {
+        Ok(identity) => identity,
+        Err(end) => {
+            reset_on_close(&client);
+            return end;
+        }
+    };
+    let Reached { backend, chosen } = match Box::pin(reach(door, &snapshot, record)).await {
+        Ok(reached) => reached,
+        Err(end) => {
+            turn_away(client, policy.all_down).await;
+            return end;
+        }
+    };
+    let opening = identity.opening(chosen.client_ip, &client);
+    drop(identity);
+    let terms = Terms {
+        idle: policy.timeouts.idle,
+        half_close: policy.timeouts.half_close,
+        opening,
+    };
+    drop(snapshot);
+    let open = door
+        .sessions
+        .open(&door.service, record.client, record.begun, chosen.pick);
+    let outcome = relay(client, backend, terms, open.meter(), open.ended()).await;
+    record.moved = (outcome.to_backend, outcome.to_client);
+    let session = open.session();
+    if matches!(
+        outcome.end,
+        relay::End::Reset(Side::Backend) | relay::End::Failed(Side::Backend, _)
+    ) {
+        session.backend().aborted.add(1);
+    }
+    describe(&outcome, session.ended())
+}
+
+/// Finds out who the client is, and whether it may come in.
+async fn identify(
+    door: &Door,
+    policy: &Service,
+    client: &mut TcpStream,
+    record: &mut Record,
+) -> Result<Identity, Ending> {
+    let peer = record.client;
+    let identity = if is_in(&policy.accept_proxy, peer.ip().to_canonical()) {
+        Box::pin(Identity::from_header(client, peer)).await.map_err(|error| {
+            door.service.counters.bad_proxy_header.add(1);
+            tracing::debug!(service = %door.service.name, %peer, %error, "No good PROXY header");
+            Ending {
+                by: By::Client,
+                word: "bad-proxy-header",
+                code: "PR",
+            }
+        })?
+    } else {
+        Identity::of_peer(peer)
+    };
+    record.client = identity.client;
+    if is_admitted(policy, identity.client) {
+        return Ok(identity);
+    }
+    door.service.counters.denied.add(1);
+    Err(Ending {
+        by: By::Balancer,
+        word: "denied",
+        code: "PR",
+    })
+}
+
+/// A backend that answered, and the permit to use it.
+struct Reached {
+    backend: TcpStream,
+    chosen: Chosen,
+}
+
+/// Finds a backend that takes the connection. Each is tried once; nothing has been sent to any of them.
+async fn reach(door: &Door, snapshot: &Snapshot, record: &mut Record) -> Result<Reached, Ending> {
+    let policy = &snapshot.service;
+    let mut tried = Vec::new();
+    loop {
+        let chosen = choose(door, snapshot, record, &tried).await?;
+        let state = Arc::clone(chosen.pick.state());
+        let source = match chosen.client_ip {
+            ClientIp::Transparent => Source::Transparent(record.client.ip()),
+            ClientIp::None | ClientIp::ProxyV1 | ClientIp::ProxyV2 => Source::Any,
+        };
+        record.backend = Some(state.address);
+        let begun = Instant::now();
+        let result = connect(state.address, source, policy.timeouts.connect).await;
+        record.connect += begun.elapsed();
+        let error = match result {
+            Ok(backend) => {
+                state.connected(begun.elapsed());
+                if record.retries > 0 {
+                    door.service.counters.redispatched.add(1);
+                }
+                return Ok(Reached { backend, chosen });
+            }
+            Err(error) => error,
+        };
+        door.service.connect_failed(&state, &error);
+        if tried.len() >= policy.retries {
+            door.service.counters.no_backend.add(1);
+            return Err(Ending {
+                by: By::Backend,
+                word: "connect-failed",
+                code: "SC",
+            });
+        }
+        state.redispatched.add(1);
+        record.retries += 1;
+        tried.push(state.address);
+    }
+}
+
+/// Asks for the next backend; waits in line while all of them are at their limits.
+async fn choose(door: &Door, snapshot: &Snapshot, record: &mut Record, tried: &[SocketAddr]) -> Result<Chosen, Ending> {
+    let ip: IpAddr = record.client.ip();
+    let nobody = || {
+        door.service.counters.no_backend.add(1);
+        match tried {
+            [] => Ending {
+                by: By::Balancer,
+                word: "no-backend",
+                code: "SC",
+            },
+            _ => Ending {
+                by: By::Backend,
+                word: "connect-failed",
+                code: "SC",
+            },
+        }
+    };
+    let attempt = |snapshot: &Snapshot| {
+        let mut chooser = door.chooser.lock().unwrap_or_else(PoisonError::into_inner);
+        chooser.choose(snapshot, ip, tried)
+    };
+    let service = &door.service;
+    // Who comes while others wait does not overtake them.
+    if service.waiting.count() == 0 {
+        match attempt(snapshot) {
+            Choice::Picked(chosen) => return Ok(chosen),
+            Choice::Nobody => return Err(nobody()),
+            Choice::Full => {}
+        }
+    }
+    let overflow = |word| {
+        service.counters.queue_overflow.add(1);
+        Err(Ending {
+            by: By::Balancer,
+            word,
+            code: "sQ",
+        })
+    };
+    let policy = &snapshot.service;
+    let Some(waiter) = service.waiting.join(policy.queue) else {
+        return overflow("queue-full");
+    };
+    service.counters.queued.add(1);
+    let begun = Instant::now();
+    // Backends may come and go meanwhile.
+    let turn = waiter.until(|| match attempt(&service.live.load()) {
+        Choice::Picked(chosen) => Some(Ok(chosen)),
+        Choice::Nobody => Some(Err(nobody())),
+        Choice::Full => None,
+    });
+    let result = tokio::time::timeout(policy.timeouts.queue, turn).await;
+    record.queue += begun.elapsed();
+    result.unwrap_or_else(|_| overflow("queue-timeout"))
+}
+
+/// Tells a client that nobody can take it.
+async fn turn_away(mut client: TcpStream, how: AllDown) {
+    const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\n\
+        connection: close\r\n\r\n";
+    match how {
+        AllDown::Reset => reset_on_close(&client),
+        AllDown::Close => {}
+        AllDown::Http503 => {
+            // Without reading what the client sends, the kernel would reset the connection and the answer be lost.
+            let farewell = async {
+                let mut sink = [0; 4096];
+                let _ = client.read(&mut sink).await?;
+                client.write_all(ANSWER).await?;
+                client.shutdown().await?;
+                while client.read(&mut sink).await? > 0 {}
+                Ok::<(), io::Error>(())
+            };
+            let _ = tokio::time::timeout(Duration::from_secs(1), farewell).await;
+        }
+    }
+}
+
+fn describe(outcome: &Outcome, ended: Option<Why>) -> Ending {
+    let (by, word, code) = match outcome.end {
+        relay::End::Closed(Side::Client) => (By::Client, "closed", "--"),
+        relay::End::Closed(Side::Backend) => (By::Backend, "closed", "--"),
+        relay::End::Reset(Side::Client) => (By::Client, "reset", "CD"),
+        relay::End::Reset(Side::Backend) => (By::Backend, "reset", "SD"),
+        relay::End::Failed(Side::Client, io::ErrorKind::TimedOut) => (By::Client, "vanished", "cD"),
+        relay::End::Failed(Side::Backend, io::ErrorKind::TimedOut) => (By::Backend, "vanished", "sD"),
+        relay::End::Failed(Side::Client, _) => (By::Client, "failed", "CD"),
+        relay::End::Failed(Side::Backend, _) => (By::Backend, "failed", "SD"),
+        relay::End::Idle => (By::Balancer, "idle-timeout", "cD"),
+        relay::End::HalfClosed => (By::Balancer, "half-close-timeout", "cD"),
+        relay::End::Killed => match ended {
+            Some(Why::Operator) => (By::Operator, "killed", "KD"),
+            Some(Why::BackendDown) => (By::Balancer, "backend-down", "DD"),
+            Some(Why::Drained) => (By::Balancer, "drain-timeout", "KD"),
+            Some(Why::Shutdown) | None => (By::Balancer, "shutdown", "KD"),
+        },
+    };
+    Ending { by, word, code }
+}

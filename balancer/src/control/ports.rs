@@ -1,0 +1,199 @@
+//! Which addresses are listened on, and for which service.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Place, Problem, Problems};
+use crate::listen;
+use crate::plan::Plan;
+
+/// All open listeners.
+#[derive(Debug, Default)]
+pub struct Ports {
+    open: Vec<Port>,
+}
+
+/// An address that a service should listen on, as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Want {
+    /// Name of the service.
+    pub service: Arc<str>,
+    /// Address; its port may be 0, which is any free one.
+    pub address: SocketAddr,
+}
+
+/// An address that a service listens on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// Name of the service.
+    pub service: Arc<str>,
+    /// The address, with the port that was given.
+    pub address: SocketAddr,
+}
+
+/// An address that cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address} for service `{service}`{}", cure(source))]
+pub struct BindError {
+    service: Arc<str>,
+    address: SocketAddr,
+    source: io::Error,
+}
+
+fn cure(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => ": another program has it; `ss -ltnp` shows which",
+        io::ErrorKind::PermissionDenied => ": ports below 1024 need the capability CAP_NET_BIND_SERVICE",
+        io::ErrorKind::AddrNotAvailable => ": this machine does not have that address",
+        _ => "",
+    }
+}
+
+#[derive(Debug)]
+struct Port {
+    want: Want,
+    address: SocketAddr,
+    /// Kept beside what the threads use, so that the address can go to another service, or another process, without
+    /// losing a connection that waits.
+    sockets: Vec<TcpListener>,
+    closed: CancellationToken,
+}
+
+/// Sockets for an address, bound but not yet accepting.
+pub type Fresh = Vec<(Want, Vec<TcpListener>)>;
+
+/// What should be listened on.
+#[must_use]
+pub fn wanted(plan: &Plan) -> Vec<Want> {
+    let of_service = |service: &crate::plan::Service| {
+        let name = Arc::clone(&service.name);
+        service
+            .listen
+            .iter()
+            .map(move |address| Want {
+                service: Arc::clone(&name),
+                address: *address,
+            })
+            .collect::<Vec<_>>()
+    };
+    plan.services.iter().flat_map(of_service).collect()
+}
+
+/// The same as problems of a configuration.
+#[must_use]
+pub fn as_problems(errors: Vec<BindError>) -> Problems {
+    let problem = |error: BindError| Problem {
+        place: Place::Default,
+        path: "listen".into(),
+        text: format!("{error} ({})", error.source),
+    };
+    Problems(errors.into_iter().map(problem).collect())
+}
+
+impl Ports {
+    /// Binds those addresses that are wanted and not open.
+    ///
+    /// # Errors
+    /// Each address that cannot be had; what was bound is closed again.
+    pub fn bind_missing(&self, wanted: &[Want], threads: usize) -> Result<Fresh, Vec<BindError>> {
+        let (mut fresh, mut errors) = (Fresh::new(), Vec::new());
+        let missing = |want: &&Want| {
+            want.address.port() == 0 && self.open.iter().all(|port| port.want != **want)
+                || want.address.port() != 0 && self.open.iter().all(|port| port.want.address != want.address)
+        };
+        for want in wanted.iter().filter(missing) {
+            match listen::bind(want.address, threads) {
+                Ok(sockets) => fresh.push((want.clone(), sockets)),
+                Err(source) => {
+                    errors.push(BindError {
+                        service: Arc::clone(&want.service),
+                        address: want.address,
+                        source,
+                    });
+                }
+            }
+        }
+        if errors.is_empty() { Ok(fresh) } else { Err(errors) }
+    }
+
+    /// Closes what is not wanted, passes on what another service wants, and opens what was bound. `open` makes a thread
+    /// accept on a socket until the token says stop.
+    pub fn change(
+        &mut self,
+        wanted: &[Want],
+        fresh: Fresh,
+        open: impl Fn(&Want, TcpListener, usize, CancellationToken) -> io::Result<()>,
+    ) {
+        self.open.retain_mut(|port| {
+            let is_kept = wanted.contains(&port.want);
+            let heir = wanted
+                .iter()
+                .find(|want| want.address == port.want.address && want.address.port() != 0);
+            match heir {
+                _ if is_kept => true,
+                Some(heir) => {
+                    port.closed.cancel();
+                    port.want = heir.clone();
+                    port.start(&open);
+                    true
+                }
+                None => {
+                    port.closed.cancel();
+                    tracing::info!(service = %port.want.service, "No longer listening on {}", port.address);
+                    false
+                }
+            }
+        });
+        for (want, sockets) in fresh {
+            let address = sockets
+                .first()
+                .and_then(|socket| socket.local_addr().ok())
+                .unwrap_or(want.address);
+            let mut port = Port {
+                want,
+                address,
+                sockets,
+                closed: CancellationToken::new(),
+            };
+            port.start(&open);
+            tracing::info!(service = %port.want.service, "Listening on {}", port.address);
+            self.open.push(port);
+        }
+    }
+
+    /// Stops accepting everywhere.
+    pub fn close_all(&mut self) {
+        for port in self.open.drain(..) {
+            port.closed.cancel();
+        }
+    }
+
+    /// What is listened on.
+    #[must_use]
+    pub fn bound(&self) -> Vec<Bound> {
+        self.open
+            .iter()
+            .map(|port| Bound {
+                service: Arc::clone(&port.want.service),
+                address: port.address,
+            })
+            .collect()
+    }
+}
+
+impl Port {
+    fn start(&mut self, open: &impl Fn(&Want, TcpListener, usize, CancellationToken) -> io::Result<()>) {
+        self.closed = CancellationToken::new();
+        for (index, socket) in self.sockets.iter().enumerate() {
+            let opened = socket
+                .try_clone()
+                .and_then(|socket| open(&self.want, socket, index, self.closed.clone()));
+            if let Err(error) = opened {
+                tracing::error!(service = %self.want.service, %error, "Could not accept on {}", self.address);
+            }
+        }
+    }
+}

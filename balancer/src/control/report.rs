@@ -1,0 +1,217 @@
+//! From the state to what an operator sees.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Control;
+use super::state::{Duty, Entry, Member};
+use crate::config::Problems;
+use crate::health::Health;
+use crate::metrics::rate::Meter;
+use crate::metrics::{BackendReport, Reloads, Report, ServiceReport};
+use crate::plan::{CheckKind, Endpoint, Mode};
+
+/// What is remembered only to be shown.
+#[derive(Debug)]
+pub(super) struct Observed {
+    started: Instant,
+    reloads: Reloads,
+    services: HashMap<Arc<str>, Meter>,
+    backends: HashMap<(Arc<str>, SocketAddr), Meter>,
+}
+
+impl Observed {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            started: now,
+            reloads: Reloads::default(),
+            services: HashMap::new(),
+            backends: HashMap::new(),
+        }
+    }
+
+    /// Takes note of a reload.
+    pub(super) fn reloaded(&mut self, result: &Result<(), Problems>) {
+        match result {
+            Ok(()) => {
+                self.reloads.good += 1;
+                self.reloads.problems.clear();
+            }
+            Err(problems) => {
+                self.reloads.bad += 1;
+                self.reloads.problems = problems.iter().map(ToString::to_string).collect();
+                for problem in problems.iter() {
+                    tracing::error!("Not applied: {problem}");
+                }
+            }
+        }
+    }
+
+    /// Takes rates; call it about once a second.
+    pub(super) fn sample(&mut self, control: &Control, now: Instant) {
+        control.threads.iter().for_each(|thread| thread.sessions.settle());
+        let (mut services, mut backends) = (HashMap::new(), HashMap::new());
+        for entry in control.state.services() {
+            let name = &entry.service.name;
+            let meter = self.services.remove(name);
+            services.insert(Arc::clone(name), sampled(meter, now, of_service(entry)));
+            for member in &entry.members {
+                let key = (Arc::clone(name), member.address());
+                let meter = self.backends.remove(&key);
+                backends.insert(key, sampled(meter, now, of_member(member)));
+            }
+        }
+        (self.services, self.backends) = (services, backends);
+    }
+
+    pub(super) fn report(&self, control: &Control, now: Instant) -> Report {
+        Report {
+            version: env!("CARGO_PKG_VERSION"),
+            uptime_seconds: (now - self.started).as_secs(),
+            threads: control.threads.len(),
+            active: control.gate.inside(),
+            limit: control.gate.limit(),
+            log_dropped: control
+                .threads
+                .iter()
+                .filter_map(|it| it.journal.as_ref())
+                .map(|it| it.dropped())
+                .sum(),
+            reloads: self.reloads.clone(),
+            services: control
+                .state
+                .services()
+                .iter()
+                .map(|entry| self.service(control, entry, now))
+                .collect(),
+        }
+    }
+
+    fn service(&self, control: &Control, entry: &Entry, now: Instant) -> ServiceReport {
+        let (service, counters) = (&entry.service, &entry.shared.counters);
+        let bound = control.ports.bound();
+        let limit = entry.shared.gate.limit();
+        ServiceReport {
+            name: service.name.to_string(),
+            listen: bound
+                .iter()
+                .filter(|it| it.service == service.name)
+                .map(|it| it.address)
+                .collect(),
+            mode: match service.mode {
+                Mode::Tcp => "tcp",
+                Mode::Udp => "udp",
+            },
+            schedule: service.schedule.to_string(),
+            sticky_seconds: service.sticky.map(|sticky| sticky.timeout.as_secs()),
+            check: service.check.kind.to_string(),
+            panicking: entry.is_panicking,
+            active: entry.shared.gate.inside(),
+            limit: if limit == usize::MAX { 0 } else { limit },
+            waiting: entry.shared.waiting.count(),
+            accepted: counters.accepted.get(),
+            denied: counters.denied.get(),
+            rate_limited: counters.rate_limited.get(),
+            bad_proxy_header: counters.bad_proxy_header.get(),
+            no_backend: counters.no_backend.get(),
+            queue_overflow: counters.queue_overflow.get(),
+            queued: counters.queued.get(),
+            redispatched: counters.redispatched.get(),
+            accept_errors: counters.accept_errors.get(),
+            bytes_in: counters.bytes_to_backend.get(),
+            bytes_out: counters.bytes_to_client.get(),
+            rates: self.services.get(&service.name).map(Meter::rates).unwrap_or_default(),
+            backends: entry
+                .members
+                .iter()
+                .map(|member| self.backend(entry, member, now))
+                .collect(),
+        }
+    }
+
+    fn backend(&self, entry: &Entry, member: &Member, now: Instant) -> BackendReport {
+        let state = &member.state;
+        let (word, why) = describe(entry, member);
+        let meter = self.backends.get(&(Arc::clone(&entry.service.name), state.address));
+        let snapshot = entry.shared.live.load();
+        let mut candidates = snapshot.primary.iter().chain(&snapshot.backup);
+        #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
+        let connect_seconds = state.connect_micros.get() as f64 / 1e6;
+        BackendReport {
+            address: state.address.to_string(),
+            name: match &member.spec.endpoint {
+                Endpoint::Address(_) => None,
+                name => Some(name.to_string()),
+            },
+            state: word,
+            why,
+            usable: candidates.any(|candidate| Arc::ptr_eq(&candidate.state, state)),
+            since_seconds: (now - member.since).as_secs(),
+            changes: member.changes,
+            weight: member.spec.weight,
+            backup: member.spec.backup,
+            active: state.active(),
+            limit: member.spec.maxconn.unwrap_or(0),
+            connections: state.connections.get(),
+            connect_errors: state.connect_errors.get(),
+            connect_timeouts: state.connect_timeouts.get(),
+            redispatched: state.redispatched.get(),
+            aborted: state.aborted.get(),
+            connect_seconds,
+            bytes_in: state.bytes_to_backend.get(),
+            bytes_out: state.bytes_to_client.get(),
+            probes_passed: member.probes.0,
+            probes_failed: member.probes.1,
+            last_probe_ms: member.last_probe.map(|took| took.as_secs_f64() * 1000.0),
+            rates: meter.map(Meter::rates).unwrap_or_default(),
+        }
+    }
+}
+
+fn sampled(meter: Option<Meter>, now: Instant, counters: [u64; 3]) -> Meter {
+    let mut meter = meter.unwrap_or_else(|| Meter::new(now, counters));
+    meter.sample(now, counters);
+    meter
+}
+
+fn of_service(entry: &Entry) -> [u64; 3] {
+    let counters = &entry.shared.counters;
+    [
+        counters.accepted.get(),
+        counters.bytes_to_backend.get(),
+        counters.bytes_to_client.get(),
+    ]
+}
+
+fn of_member(member: &Member) -> [u64; 3] {
+    [
+        member.state.connections.get(),
+        member.state.bytes_to_backend.get(),
+        member.state.bytes_to_client.get(),
+    ]
+}
+
+/// One word for how a backend is, and why.
+fn describe(entry: &Entry, member: &Member) -> (&'static str, String) {
+    if member.leaves_by.is_some() {
+        return ("removed", "no longer configured; its connections may end".into());
+    }
+    match member.duty {
+        Duty::Drain => return ("drain", "an operator lets its connections end".into()),
+        Duty::Maint => return ("maint", "an operator took it out for maintenance".into()),
+        Duty::Ready => {}
+    }
+    match member.machine.health() {
+        Health::Down(failure) if entry.is_panicking => ("down", format!("{failure}; used because too few are healthy")),
+        Health::Down(failure) => ("down", failure.to_string()),
+        Health::Unknown => ("unknown", "not checked yet".into()),
+        Health::Up => match (member.ejection.reason(), member.spec.weight) {
+            (Some(reason), _) => ("ejected", reason.to_owned()),
+            (None, 0) => ("drain", "its weight is 0".into()),
+            (None, _) if entry.service.check.kind == CheckKind::None => ("up", "not checked".into()),
+            (None, _) => ("up", String::new()),
+        },
+    }
+}

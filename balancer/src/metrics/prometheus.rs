@@ -1,0 +1,361 @@
+//! Prometheus' text format, version 0.0.4. All names begin with `openhim_balancer_` and end with their unit.
+
+use std::fmt::{Display, Write};
+
+use super::{BackendReport, Report, ServiceReport};
+
+/// Media type of [`render`]'s text.
+pub const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+type OfService = (&'static str, &'static str, &'static str, fn(&ServiceReport) -> f64);
+type OfBackend = (&'static str, &'static str, &'static str, fn(&BackendReport) -> f64);
+
+/// Name, kind, help, value.
+const SERVICE: &[OfService] = &[
+    (
+        "connections_total",
+        "counter",
+        "Connections accepted from clients.",
+        |it| num(it.accepted),
+    ),
+    ("connections_active", "gauge", "Connections under way.", |it| {
+        num(it.active as u64)
+    }),
+    (
+        "connections_limit",
+        "gauge",
+        "Connections that may be under way; 0 is no limit of the service's own.",
+        |it| num(it.limit as u64),
+    ),
+    (
+        "connections_denied_total",
+        "counter",
+        "Connections turned away by allow and deny.",
+        |it| num(it.denied),
+    ),
+    (
+        "connections_rate_limited_total",
+        "counter",
+        "Connections turned away by rate.",
+        |it| num(it.rate_limited),
+    ),
+    (
+        "proxy_header_errors_total",
+        "counter",
+        "Connections ended for their PROXY header.",
+        |it| num(it.bad_proxy_header),
+    ),
+    (
+        "connections_without_backend_total",
+        "counter",
+        "Connections turned away for want of a backend.",
+        |it| num(it.no_backend),
+    ),
+    (
+        "connections_redispatched_total",
+        "counter",
+        "Connections carried by another backend than the first chosen.",
+        |it| num(it.redispatched),
+    ),
+    ("accept_errors_total", "counter", "Accepts that failed.", |it| {
+        num(it.accept_errors)
+    }),
+    (
+        "queue_length",
+        "gauge",
+        "Clients waiting for a backend with room.",
+        |it| num(it.waiting as u64),
+    ),
+    (
+        "queued_total",
+        "counter",
+        "Connections that had to wait for a backend with room.",
+        |it| num(it.queued),
+    ),
+    (
+        "queue_overflow_total",
+        "counter",
+        "Connections turned away because the line was full or did not move.",
+        |it| num(it.queue_overflow),
+    ),
+    (
+        "received_bytes_total",
+        "counter",
+        "Bytes from clients to backends.",
+        |it| num(it.bytes_in),
+    ),
+    ("sent_bytes_total", "counter", "Bytes from backends to clients.", |it| {
+        num(it.bytes_out)
+    }),
+    (
+        "panic",
+        "gauge",
+        "1 while failing backends get traffic because too few are healthy.",
+        |it| flag(it.panicking),
+    ),
+];
+
+const BACKEND: &[OfBackend] = &[
+    ("backend_up", "gauge", "1 if the backend may get new clients.", |it| {
+        flag(it.usable)
+    }),
+    ("backend_weight", "gauge", "Weight as configured.", |it| {
+        f64::from(it.weight)
+    }),
+    ("backend_connections_active", "gauge", "Connections under way.", |it| {
+        f64::from(it.active)
+    }),
+    ("backend_connections_total", "counter", "Connections made.", |it| {
+        num(it.connections)
+    }),
+    (
+        "backend_connect_errors_total",
+        "counter",
+        "Connects that failed.",
+        |it| num(it.connect_errors),
+    ),
+    (
+        "backend_connect_timeouts_total",
+        "counter",
+        "Connects not answered in time.",
+        |it| num(it.connect_timeouts),
+    ),
+    (
+        "backend_connect_seconds_total",
+        "counter",
+        "Time that successful connects took.",
+        |it| it.connect_seconds,
+    ),
+    (
+        "backend_redispatched_total",
+        "counter",
+        "Clients that went to another backend.",
+        |it| num(it.redispatched),
+    ),
+    (
+        "backend_aborted_total",
+        "counter",
+        "Connections the backend broke.",
+        |it| num(it.aborted),
+    ),
+    (
+        "backend_received_bytes_total",
+        "counter",
+        "Bytes sent to the backend.",
+        |it| num(it.bytes_in),
+    ),
+    ("backend_sent_bytes_total", "counter", "Bytes the backend sent.", |it| {
+        num(it.bytes_out)
+    }),
+    (
+        "backend_checks_passed_total",
+        "counter",
+        "Health checks that passed.",
+        |it| num(it.probes_passed),
+    ),
+    (
+        "backend_checks_failed_total",
+        "counter",
+        "Health checks that failed.",
+        |it| num(it.probes_failed),
+    ),
+    (
+        "backend_state_changes_total",
+        "counter",
+        "Changes between up and down.",
+        |it| num(it.changes),
+    ),
+];
+
+fn num(value: u64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "Prometheus knows only floating point numbers")]
+    let value = value as f64;
+    value
+}
+
+fn flag(value: bool) -> f64 {
+    f64::from(u8::from(value))
+}
+
+/// The report as Prometheus reads it.
+#[must_use]
+pub fn render(report: &Report) -> String {
+    let mut out = Out(String::with_capacity(16 * 1024));
+    out.head("info", "gauge", "Version of the balancer.");
+    out.line("info", &[("version", report.version)], 1.0);
+    for (name, kind, help, value) in [
+        (
+            "uptime_seconds",
+            "gauge",
+            "Time since start.",
+            num(report.uptime_seconds),
+        ),
+        ("threads", "gauge", "Data threads.", num(report.threads as u64)),
+        (
+            "process_connections_active",
+            "gauge",
+            "Connections under way in all services.",
+            num(report.active as u64),
+        ),
+        (
+            "process_connections_limit",
+            "gauge",
+            "Connections that may be under way.",
+            num(report.limit as u64),
+        ),
+        (
+            "log_lines_dropped_total",
+            "counter",
+            "Log lines that nobody read fast enough.",
+            num(report.log_dropped),
+        ),
+        (
+            "config_last_reload_successful",
+            "gauge",
+            "1 if what is written is what runs.",
+            flag(report.reloads.problems.is_empty()),
+        ),
+    ] {
+        out.head(name, kind, help);
+        out.line(name, &[], value);
+    }
+    out.head("config_reloads_total", "counter", "Reloads by result.");
+    out.line(
+        "config_reloads_total",
+        &[("result", "success")],
+        num(report.reloads.good),
+    );
+    out.line(
+        "config_reloads_total",
+        &[("result", "failure")],
+        num(report.reloads.bad),
+    );
+    for (name, kind, help, value) in SERVICE {
+        out.head(name, kind, help);
+        for service in &report.services {
+            out.line(name, &[("service", &service.name)], value(service));
+        }
+    }
+    for (name, kind, help, value) in BACKEND {
+        out.head(name, kind, help);
+        for (service, backend) in backends(report) {
+            out.line(
+                name,
+                &[("service", &service.name), ("backend", &backend.address)],
+                value(backend),
+            );
+        }
+    }
+    out.head("backend_state", "gauge", "1 for the state the backend is in.");
+    for (service, backend) in backends(report) {
+        let labels = [
+            ("service", &*service.name),
+            ("backend", &backend.address),
+            ("state", backend.state),
+        ];
+        out.line("backend_state", &labels, 1.0);
+    }
+    out.0
+}
+
+fn backends(report: &Report) -> impl Iterator<Item = (&ServiceReport, &BackendReport)> {
+    report
+        .services
+        .iter()
+        .flat_map(|service| service.backends.iter().map(move |backend| (service, backend)))
+}
+
+struct Out(String);
+
+// Writing into a String cannot fail.
+impl Out {
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(
+            self.0,
+            "# HELP openhim_balancer_{name} {help}\n# TYPE openhim_balancer_{name} {kind}"
+        );
+    }
+
+    fn line(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        let _ = write!(self.0, "openhim_balancer_{name}");
+        for (index, (label, text)) in labels.iter().enumerate() {
+            let before = if index == 0 { '{' } else { ',' };
+            let _ = write!(self.0, "{before}{label}=\"");
+            for letter in text.chars() {
+                match letter {
+                    '\\' => self.0.push_str("\\\\"),
+                    '"' => self.0.push_str("\\\""),
+                    '\n' => self.0.push_str("\\n"),
+                    _ => self.0.push(letter),
+                }
+            }
+            self.0.push('"');
+        }
+        let end = if labels.is_empty() { "" } else { "}" };
+        let _ = writeln!(self.0, "{end} {value}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        let backend = BackendReport {
+            address: "10.0.0.2:5000".into(),
+            state: "up",
+            usable: true,
+            connections: 1 << 53,
+            connect_seconds: 0.25,
+            ..Default::default()
+        };
+        let service = ServiceReport {
+            name: "a\"b".into(),
+            accepted: 7,
+            backends: vec![backend],
+            ..Default::default()
+        };
+        Report {
+            version: "1",
+            services: vec![service],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn each_family_has_one_head_and_escaped_labels() {
+        let text = render(&report());
+
+        assert!(
+            text.contains("\nopenhim_balancer_connections_total{service=\"a\\\"b\"} 7\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("openhim_balancer_backend_up{service=\"a\\\"b\",backend=\"10.0.0.2:5000\"} 1\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("backend_connections_total{service=\"a\\\"b\",backend=\"10.0.0.2:5000\"} 9007199254740992\n")
+        );
+        assert!(
+            text.contains("openhim_balancer_config_last_reload_successful 1\n"),
+            "{text}"
+        );
+        let mut heads: Vec<_> = text.lines().filter(|line| line.starts_with("# TYPE")).collect();
+        let count = heads.len();
+        heads.sort_unstable();
+        heads.dedup();
+        assert_eq!(heads.len(), count);
+    }
+
+    #[test]
+    fn counters_are_named_as_counters_and_nothing_else_is() {
+        for line in render(&report()).lines().filter(|line| line.starts_with("# TYPE")) {
+            let (name, kind) = line
+                .trim_start_matches("# TYPE ")
+                .split_once(' ')
+                .expect("name and kind");
+            assert_eq!(name.ends_with("_total"), kind == "counter", "{line}");
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! One service as all threads share it: its snapshot, its gates, its counters.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::Notify;
+
+use crate::backend::connect::{ConnectError, Report, Reports};
+use crate::backend::{BackendState, Counter, Waiting};
+use crate::snapshot::{Live, Snapshot};
+
+/// What lives as long as a service has its name, through all reloads.
+#[derive(Debug)]
+pub struct ServiceState {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What is to be done with a connection right now.
+    pub live: Live<Snapshot>,
+    /// Lets connections in up to the service's `maxconn`.
+    pub gate: Arc<Gate>,
+    /// Clients that wait for a backend with room.
+    pub waiting: Arc<Waiting>,
+    /// What happened so far.
+    pub counters: Counters,
+    /// Where failed connects are told.
+    reports: Reports,
+}
+
+/// What happened to the connections of a service.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Accepted.
+    pub accepted: Counter,
+    /// Turned away because of `allow` and `deny`.
+    pub denied: Counter,
+    /// Turned away because their source opened too many.
+    pub rate_limited: Counter,
+    /// Ended because of a PROXY header that was missing, broken or too slow.
+    pub bad_proxy_header: Counter,
+    /// Turned away because no backend could take them.
+    pub no_backend: Counter,
+    /// Turned away because the line of waiting clients was full, or did not move in time.
+    pub queue_overflow: Counter,
+    /// Had to wait in that line.
+    pub queued: Counter,
+    /// Carried by another backend than the first chosen.
+    pub redispatched: Counter,
+    /// Accepts that failed.
+    pub accept_errors: Counter,
+    /// Bytes from clients to backends.
+    pub bytes_to_backend: Counter,
+    /// Bytes from backends to clients.
+    pub bytes_to_client: Counter,
+}
+
+impl ServiceState {
+    /// A service nobody has used yet.
+    #[must_use]
+    pub fn new(snapshot: Snapshot, reports: Reports) -> Self {
+        let limit = snapshot.service.maxconn.unwrap_or(usize::MAX);
+        Self {
+            name: Arc::clone(&snapshot.service.name),
+            live: Live::new(snapshot),
+            gate: Arc::new(Gate::new(limit)),
+            waiting: Arc::default(),
+            counters: Counters::default(),
+            reports,
+        }
+    }
+
+    /// Makes another snapshot the current one.
+    pub fn publish(&self, snapshot: Snapshot) {
+        self.gate.set_limit(snapshot.service.maxconn.unwrap_or(usize::MAX));
+        self.live.publish(snapshot);
+        self.waiting.wake_all();
+    }
+
+    /// Counts a connect that failed and, if the backend is to blame, tells the control task.
+    pub fn connect_failed(&self, backend: &BackendState, error: &ConnectError) {
+        match error {
+            ConnectError::Refused(_) => backend.connect_errors.add(1),
+            ConnectError::Silent(_) => backend.connect_timeouts.add(1),
+            ConnectError::Local(error) => {
+                tracing::warn!(service = %self.name, backend = %backend.address, %error, "Could not connect from here");
+                return;
+            }
+        }
+        let report = Report {
+            service: Arc::clone(&self.name),
+            address: backend.address,
+            reason: error.to_string(),
+        };
+        let _ = self.reports.try_send(report);
+    }
+}
+
+/// True if `allow` and `deny` let this client in.
+#[must_use]
+pub fn is_admitted(service: &crate::plan::Service, client: SocketAddr) -> bool {
+    let ip = client.ip().to_canonical();
+    (service.allow.is_empty() || is_in(&service.allow, ip)) && !is_in(&service.deny, ip)
+}
+
+/// True if one of the networks holds the address.
+#[must_use]
+pub fn is_in(networks: &[ipnet::IpNet], ip: IpAddr) -> bool {
+    networks.iter().any(|net| net.contains(&ip))
+}
+
+/// Lets in as many as its limit says; who comes after waits outside.
+#[derive(Debug)]
+pub struct Gate {
+    inside: AtomicUsize,
+    limit: AtomicUsize,
+    room: Notify,
+}
+
+impl Gate {
+    /// An empty place.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self {
+            inside: AtomicUsize::new(0),
+            limit: AtomicUsize::new(limit),
+            room: Notify::new(),
+        }
+    }
+
+    /// How many are inside.
+    #[must_use]
+    pub fn inside(&self) -> usize {
+        self.inside.load(Ordering::SeqCst)
+    }
+
+    /// How many may be.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.limit.load(Ordering::SeqCst)
+    }
+
+    /// Changes the limit. Nobody who is inside has to leave.
+    pub fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::SeqCst);
+        self.room.notify_waiters();
+        self.room.notify_one();
+    }
+
+    /// Goes in if there is room.
+    #[must_use]
+    pub fn try_enter(self: &Arc<Self>) -> Option<Place> {
+        let limit = self.limit();
+        self.inside
+            .fetch_update(Ordering::SeqCst, Ordering::Relaxed, |inside| {
+                (inside < limit).then_some(inside + 1)
+            })
+            .ok()
+            .map(|_| Place { gate: Arc::clone(self) })
+    }
+
+    /// Goes in as soon as there is room; `when_full` is called once if that is not at once.
+    pub async fn enter(self: &Arc<Self>, mut when_full: impl FnMut()) -> Place {
+        if let Some(place) = self.try_enter() {
+            return place;
+        }
+        when_full();
+        loop {
+            let mut notified = std::pin::pin!(self.room.notified());
+            notified.as_mut().enable();
+            if let Some(place) = self.try_enter() {
+                return place;
+            }
+            notified.await;
+        }
+    }
+}
+
+/// A place inside; leaves when dropped.
+#[derive(Debug)]
+pub struct Place {
+    gate: Arc<Gate>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.gate.inside.fetch_sub(1, Ordering::SeqCst) >= self.gate.limit() {
+            self.gate.room.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_gate_opens_when_someone_leaves_or_the_limit_grows() {
+        let gate = Arc::new(Gate::new(1));
+        let first = gate.try_enter().expect("room");
+        assert!(gate.try_enter().is_none());
+
+        let waiting = {
+            let gate = Arc::clone(&gate);
+            async move {
+                tokio::time::timeout(Duration::from_secs(5), gate.enter(|| ()))
+                    .await
+                    .expect("let in")
+            }
+        };
+        let (second, ()) = tokio::join!(waiting, async { drop(first) });
+        assert_eq!(gate.inside(), 1);
+
+        let waiting = tokio::time::timeout(Duration::from_secs(5), gate.enter(|| ()));
+        let (third, ()) = tokio::join!(waiting, async { gate.set_limit(2) });
+        assert_eq!(gate.inside(), 2);
+        drop((second, third));
+        assert_eq!(gate.inside(), 0);
+    }
+}
