@@ -8,17 +8,25 @@ mod about;
 mod auth;
 mod authentication;
 mod body;
+mod certificates;
+mod channels;
+mod clients;
 mod context;
 mod cors;
 mod error;
 mod heartbeat;
+mod keystore;
 mod metrics;
+mod openapi;
 mod page;
 mod reply;
+mod restart;
 mod router;
 mod server;
+mod stream;
 #[cfg(test)]
 mod tests;
+mod transactions;
 
 use std::sync::Arc;
 
@@ -26,8 +34,8 @@ use http::Method;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use context::{Api, Settings};
-use router::{Route, get, public};
+pub use context::{Api, Parts, Settings};
+use router::{Route, delete, get, post, public, put};
 use server::Service;
 pub use server::TlsSource;
 
@@ -48,15 +56,48 @@ fn routes() -> Vec<Route> {
         public(GET, "/me", authentication::me, "Reads the user who is logged in"),
         public(POST, "/authenticate/local", auth::local::log_in, "Logs in with e-mail and password"),
         public(GET, "/authenticate/:username", auth::token::salt, "Reads the salt for token authentication"),
+        public(GET, "/openapi.json", openapi::document, "Describes this API for programs"),
+        public(GET, "/openapi", openapi::page, "Describes this API for people"),
         // Behind the gate.
         get("/authentication/types", authentication::types, "Lists how clients of the router may identify themselves"),
         get("/logout", authentication::log_out, "Ends the session"),
+        get("/clients", clients::list, "Lists the clients of the router"),
+        post("/clients", clients::create, "Adds a client"),
+        get("/clients/:clientId", clients::read, "Reads a client"),
+        get("/clients/domain/:clientDomain", clients::by_domain, "Reads the client of a domain"),
+        put("/clients/:clientId", clients::update, "Changes a client"),
+        delete("/clients/:clientId", clients::delete, "Deletes a client"),
+        get("/clients/:clientId/:property", clients::property, "Reads a client's name"),
+        get("/transactions", transactions::list, "Lists or counts transactions"),
+        post("/transactions", transactions::create, "Adds a transaction"),
+        get("/transactions/:transactionId", transactions::read, "Reads a transaction"),
+        get("/transactions/clients/:clientId", transactions::by_client, "Lists the transactions of a client"),
+        put("/transactions/:transactionId", transactions::update, "Changes a transaction, also by update operators"),
+        delete("/transactions/:transactionId", transactions::delete, "Deletes a transaction"),
+        get("/channels", channels::list, "Lists the channels that the caller may see"),
+        post("/channels", channels::create, "Adds a channel"),
+        get("/channels/:channelId", channels::read, "Reads a channel"),
+        get("/channels/:channelId/audits", channels::audits, "Lists the changes of a channel, newest first"),
+        post("/channels/:channelId/trigger", channels::trigger, "Runs a polling channel now"),
+        put("/channels/:channelId", channels::update, "Changes a channel"),
+        delete("/channels/:channelId", channels::delete, "Deletes a channel, or marks it if it has transactions"),
         get("/metrics", metrics::total, "Sums up all channels over a span of time"),
         get("/metrics/channels", metrics::by_channel, "Sums up each channel over a span of time"),
         get("/metrics/channels/:channelID", metrics::of_channel, "Sums up one channel over a span of time"),
         get("/metrics/timeseries/:timeSeries", metrics::series, "Sums up all channels, period by period"),
         get("/metrics/timeseries/:timeSeries/channels", metrics::series_by_channel, "Sums up each channel, period by period"),
         get("/metrics/timeseries/:timeSeries/channels/:channelID", metrics::series_of_channel, "Sums up one channel, period by period"),
+        get("/keystore/cert", keystore::read_certificate, "Reads the server's certificate"),
+        post("/keystore/cert", keystore::set_certificate, "Replaces the server's certificate"),
+        get("/keystore/ca", keystore::list_trusted, "Lists the trusted certificates"),
+        get("/keystore/ca/:certId", keystore::read_trusted, "Reads a trusted certificate"),
+        delete("/keystore/ca/:certId", keystore::delete_trusted, "Ceases to trust a certificate"),
+        post("/keystore/key", keystore::set_key, "Replaces the server's key"),
+        post("/keystore/ca/cert", keystore::add_trusted, "Trusts one certificate or several"),
+        get("/keystore/validity", keystore::validity, "Tells whether the server's key and certificate fit"),
+        post("/keystore/passphrase", keystore::set_passphrase, "Sets the passphrase of the server's key"),
+        post("/restart", restart::restart, "Renews the servers, if key and certificate fit"),
+        post("/certificates", certificates::create, "Makes a self-signed certificate"),
         get("/about", about::read, "Reads version and time zone"),
     ]
 }

@@ -6,14 +6,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// Milliseconds since 1970-01-01T00:00:00Z: the resolution of BSON dates.
 pub type Millis = i64;
 
-/// `YYYY-MM-DDTHH:mm:ss.sssZ`, as JavaScript prints a date.
-pub fn iso(at: Millis) -> String {
-    chrono::DateTime::from_timestamp_millis(at)
-        .unwrap_or_default()
-        .format("%Y-%m-%dT%H:%M:%S%.3fZ")
-        .to_string()
-}
-
 /// Where the node reads the wall clock.
 pub trait Clock: Send + Sync + std::fmt::Debug {
     /// Now, in milliseconds since the epoch.

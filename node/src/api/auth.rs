@@ -8,7 +8,6 @@ pub(super) mod gate;
 pub(super) mod limit;
 pub(super) mod local;
 pub(super) mod permission;
-mod secret;
 pub(super) mod session;
 pub(super) mod token;
 

@@ -4,18 +4,24 @@
 //! authenticated, so everything here has a bound: bytes after decompression, nesting, and the number of values.
 
 mod form;
-mod json;
+mod room;
+mod text;
 
 use std::io::Read;
+use std::sync::Arc;
 use std::time::Duration;
 
+use bson::Document;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use serde_json::{Map, Value};
 
-use super::error::Refusal;
+use super::error::{Fault, Refusal};
+use crate::model::json;
 pub(super) use form::decode;
+pub(super) use room::Room;
+use room::Taken;
 
 /// Longest form, bytes.
 const FORM_BYTES: usize = 56 * 1024;
@@ -37,6 +43,8 @@ pub(super) struct Body {
     pub(super) value: Value,
     /// Length of the text that was parsed; `None` if the type was none that is parsed.
     pub(super) raw_length: Option<usize>,
+    /// Held as long as the body is.
+    room: Option<Arc<Taken>>,
 }
 
 impl Default for Body {
@@ -44,11 +52,20 @@ impl Default for Body {
         Self {
             value: Value::Object(Map::new()),
             raw_length: None,
+            room: None,
         }
     }
 }
 
 impl Body {
+    /// The body as the store would keep it; an array is an empty document.
+    ///
+    /// # Errors
+    /// It is nested too deeply, or a key has a null byte.
+    pub(super) fn document(&self) -> Result<Document, Fault> {
+        Ok(json::to_document(self.value.clone())?)
+    }
+
     /// The body's property `name`.
     pub(super) fn get(&self, name: &str) -> Option<&Value> {
         self.value.get(name)
@@ -75,7 +92,12 @@ enum Encoding {
 }
 
 /// Reads and parses the body of a request; `limit` is the longest JSON text in bytes.
-pub(super) async fn read(headers: &HeaderMap, incoming: impl Stream, limit: usize) -> Result<Body, Refusal> {
+pub(super) async fn read(
+    headers: &HeaderMap,
+    incoming: impl Stream,
+    limit: usize,
+    room: &Room,
+) -> Result<Body, Refusal> {
     let kind = kind(headers);
     if kind == Kind::Other {
         return Ok(Body::default());
@@ -88,9 +110,18 @@ pub(super) async fn read(headers: &HeaderMap, incoming: impl Stream, limit: usiz
             return Err(refusal);
         }
     };
-    let bytes = collect(headers, incoming, limit).await?;
+    let (bytes, taken) = collect(headers, incoming, limit, room).await?;
+    let most = if encoding == Encoding::Identity {
+        bytes.len()
+    } else {
+        limit
+    };
+    let parsed = room.parse(most).await;
     let bytes = inflate(bytes, encoding, limit)?;
-    parse(kind, &bytes)
+    drop(taken);
+    let mut body = parse(kind, &bytes)?;
+    body.room = Some(Arc::new(parsed));
+    Ok(body)
 }
 
 fn parse(kind: Kind, bytes: &[u8]) -> Result<Body, Refusal> {
@@ -98,11 +129,12 @@ fn parse(kind: Kind, bytes: &[u8]) -> Result<Body, Refusal> {
     let value = match kind {
         Kind::Form => form::parse(&text),
         _ if text.is_empty() => Value::Object(Map::new()),
-        _ => json::parse(&text).map_err(|_| Refusal::MalformedBody)?,
+        _ => text::parse(&text).map_err(|_| Refusal::MalformedBody)?,
     };
     Ok(Body {
         value,
         raw_length: Some(text.len()),
+        room: None,
     })
 }
 
@@ -137,7 +169,12 @@ fn encoding(headers: &HeaderMap) -> Result<Encoding, Refusal> {
     }
 }
 
-async fn collect(headers: &HeaderMap, mut incoming: impl Stream, limit: usize) -> Result<Bytes, Refusal> {
+async fn collect(
+    headers: &HeaderMap,
+    mut incoming: impl Stream,
+    limit: usize,
+    room: &Room,
+) -> Result<(Bytes, Taken), Refusal> {
     let announced = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok())
@@ -147,10 +184,11 @@ async fn collect(headers: &HeaderMap, mut incoming: impl Stream, limit: usize) -
         return Err(Refusal::BodyTooLarge);
     }
     let mut collected = BytesMut::new();
+    let mut taken = Taken::nothing();
     loop {
         match tokio::time::timeout(SILENCE, incoming.frame()).await {
             Err(_) => return Err(Refusal::BodyTimeout),
-            Ok(None) => return Ok(collected.freeze()),
+            Ok(None) => return Ok((collected.freeze(), taken)),
             Ok(Some(Err(_))) => return Err(Refusal::MalformedBody),
             Ok(Some(Ok(frame))) => {
                 let Ok(data) = frame.into_data() else { continue };
@@ -158,6 +196,7 @@ async fn collect(headers: &HeaderMap, mut incoming: impl Stream, limit: usize) -
                     linger(incoming).await;
                     return Err(Refusal::BodyTooLarge);
                 }
+                room.arrive(&mut taken, collected.len(), data.len())?;
                 collected.extend_from_slice(&data);
             }
         }

@@ -5,17 +5,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::{HeaderMap, Method};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use super::auth::limit::LoginLimit;
-use super::auth::local::Verified;
-use super::body::Body;
+use super::body::{Body, Room};
 use super::error::Fault;
 use super::router::Params;
 use crate::audit::Auditor;
 use crate::clock::Clock;
 use crate::config;
-use crate::store::{SharedStore, Store};
+use crate::crypto::password::Remembered;
+use crate::store::{Collection, SharedStore, Store};
 
 /// The settings that the API reads.
 #[derive(Clone, Debug)]
@@ -31,6 +31,19 @@ pub struct Settings {
 }
 
 /// The parts of the node that the API works with.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    pub store: SharedStore,
+    pub clock: Arc<dyn Clock>,
+    pub settings: Settings,
+    pub auditor: Auditor,
+    /// When the process began.
+    pub started: Instant,
+    /// Told when a user wants the instances renewed.
+    pub restart: Arc<Notify>,
+}
+
+/// What all requests share.
 #[derive(Debug)]
 pub struct Api {
     pub(super) store: SharedStore,
@@ -38,29 +51,29 @@ pub struct Api {
     pub(super) settings: Settings,
     pub(super) auditor: Auditor,
     pub(super) started: Instant,
+    pub(super) restart: Arc<Notify>,
     pub(super) logins: LoginLimit,
-    pub(super) verified: Verified,
+    /// Passwords that were verified against slow hashes.
+    pub(super) remembered: Remembered,
+    /// Memory for request bodies.
+    pub(super) bodies: Room,
     /// Places for slow hashes: a flood of logins must not take every thread.
     hashers: Semaphore,
 }
 
 impl Api {
-    /// Puts the parts together; `started` is when the process began.
-    pub fn new(
-        store: SharedStore,
-        clock: Arc<dyn Clock>,
-        settings: Settings,
-        auditor: Auditor,
-        started: Instant,
-    ) -> Arc<Self> {
+    /// Puts the parts together.
+    pub fn new(parts: Parts) -> Arc<Self> {
         Arc::new(Self {
-            store,
-            clock,
-            settings,
-            auditor,
-            started,
+            store: parts.store,
+            clock: parts.clock,
+            settings: parts.settings,
+            auditor: parts.auditor,
+            started: parts.started,
+            restart: parts.restart,
             logins: LoginLimit::default(),
-            verified: Verified::default(),
+            remembered: Remembered::new(),
+            bodies: Room::default(),
             hashers: Semaphore::new(std::thread::available_parallelism().map_or(1, std::num::NonZero::get)),
         })
     }
@@ -70,6 +83,9 @@ impl Api {
         let _place = self.hashers.acquire().await.ok()?;
         tokio::task::spawn_blocking(work).await.ok()
     }
+
+    /// Has a change of these documents count at once on this node.
+    pub(super) async fn changed(&self, _what: Collection) {}
 
     /// The store, as its callers use it.
     pub(super) fn store(&self) -> &dyn Store {

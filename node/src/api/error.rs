@@ -9,7 +9,10 @@ use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::reply::Reply;
+use crate::crypto::certificate::CertificateError;
+use crate::crypto::private_key::KeyError;
 use crate::model::json::JsonError;
+use crate::model::schema::{CastError, SchemaError, ValidationError};
 use crate::store::StoreError;
 
 /// Why something that a handler tried did not work.
@@ -20,9 +23,9 @@ pub(super) enum Fault {
     /// JSON inside a query parameter or a field that is none.
     #[error("{0}")]
     Syntax(String),
-    /// A value that does not fit the field it is meant for.
+    /// Input that does not fit the schema.
     #[error("{0}")]
-    Cast(String),
+    Schema(#[from] SchemaError),
     /// Something that has to be there is missing or of the wrong kind.
     #[error("{0}")]
     Type(String),
@@ -31,20 +34,40 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    /// The class of the cause, as JavaScript names it.
-    fn name(&self) -> &'static str {
-        match self {
+    /// `Name: message`, as JavaScript prints an error.
+    pub(super) fn spoken(&self) -> String {
+        let name = match self {
+            Self::Schema(error) => return error.named(),
             Self::Store(StoreError::Duplicate { .. } | StoreError::BadQuery(_)) => "MongoServerError",
             Self::Store(_) | Self::Other(_) => "Error",
-            Self::Cast(_) => "CastError",
             Self::Syntax(_) => "SyntaxError",
             Self::Type(_) => "TypeError",
-        }
+        };
+        format!("{name}: {self}")
     }
+}
 
-    /// `Name: message`.
-    pub(super) fn spoken(&self) -> String {
-        format!("{}: {self}", self.name())
+impl From<CastError> for Fault {
+    fn from(error: CastError) -> Self {
+        Self::Schema(error.into())
+    }
+}
+
+impl From<ValidationError> for Fault {
+    fn from(error: ValidationError) -> Self {
+        Self::Schema(error.into())
+    }
+}
+
+impl From<CertificateError> for Fault {
+    fn from(error: CertificateError) -> Self {
+        Self::Other(error.to_string())
+    }
+}
+
+impl From<KeyError> for Fault {
+    fn from(error: KeyError) -> Self {
+        Self::Other(error.to_string())
     }
 }
 
@@ -64,12 +87,8 @@ impl From<serde_json::Error> for Fault {
 ///
 /// # Errors
 /// It is none; the words are those of OpenHIM's object mapper, which names the `model`.
-pub(super) fn id(text: &str, model: &str) -> Result<ObjectId, Fault> {
-    crate::model::id::parse(text).map_err(|_| {
-        Fault::Cast(format!(
-            "Cast to ObjectId failed for value \"{text}\" (type string) at path \"_id\" for model \"{model}\""
-        ))
-    })
+pub(super) fn id(text: &str, model: &'static str) -> Result<ObjectId, Fault> {
+    crate::model::id::parse(text).map_err(|_| CastError::id(text, "_id", model).into())
 }
 
 /// Why a request is not done.

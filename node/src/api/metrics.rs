@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::auth::Caller;
 use super::context::Call;
-use super::error::{Doing, Fault, Refusal};
+use super::error::{Doing, Refusal};
 use super::reply::Reply;
 use super::router::Answer;
 use crate::clock::Millis;

@@ -111,6 +111,11 @@ impl Reply {
         Ok(Self::new(StatusCode::OK, Content::Json(json::of_documents(documents)?)))
     }
 
+    /// 200 with JSON that was written already.
+    pub(super) fn rendered(bytes: Vec<u8>) -> Self {
+        Self::new(StatusCode::OK, Content::Json(bytes))
+    }
+
     /// 200 with JSON that is still being made.
     pub(super) fn stream(chunks: mpsc::Receiver<Chunk>) -> Self {
         Self::new(StatusCode::OK, Content::JsonStream(chunks))

@@ -128,7 +128,7 @@ async fn connection(
     Ok(())
 }
 
-async fn http(
+pub(super) async fn http(
     service: Service,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: Peer,
@@ -216,7 +216,7 @@ impl Service {
         let origin = origin(&parts.headers, peer, api.settings.api.trust_proxy);
         let session = session::load(api, &parts.headers).await?;
         let limit = payload_limit(api.settings.api.max_payload_size_mb);
-        let body = body::read(&parts.headers, incoming, limit).await?;
+        let body = body::read(&parts.headers, incoming, limit, &api.bodies).await?;
         Ok(Call {
             api: Arc::clone(api),
             method: parts.method,

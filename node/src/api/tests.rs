@@ -1,1 +1,316 @@
-//! The API over a real store.
+//! The API over a real store, asked in HTTP through pipes in memory: no port, no certificate, every byte of the protocol.
+
+mod channels;
+mod clients;
+mod keystore;
+mod login;
+mod protocol;
+mod transactions;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bson::oid::ObjectId;
+use bson::{Document, doc};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use super::context::{Api, Parts, Settings};
+use super::server::{self, Peer, Service};
+use crate::audit::Auditor;
+use crate::clock::{Clock, ManualClock, Millis};
+use crate::config::{AuditEvents, Config};
+use crate::model::role::Permission;
+use crate::store::sqlite::{SqliteOptions, SqliteStore};
+use crate::store::{Collection, Find, SharedStore, Write};
+
+/// 2026-11-22T11:39:08Z
+const NOW: Millis = 1_795_347_548_000;
+const PASSWORD: &str = "openhim-password";
+const ROOT: &str = "root@openhim.org";
+
+/// An API with a store of its own.
+struct TestApi {
+    service: Service,
+    store: SharedStore,
+    clock: Arc<ManualClock>,
+    peer: Peer,
+    _folder: tempfile::TempDir,
+}
+
+/// What came back.
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Answer {
+    fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+
+    fn json(&self) -> Value {
+        let media_type = self.header("content-type").unwrap_or_default();
+        assert_eq!(media_type, "application/json; charset=utf-8", "{}", self.text());
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    /// The cookies it set, in order.
+    fn cookies(&self) -> Vec<&str> {
+        let cookies = self.headers.get_all("set-cookie").iter();
+        cookies.map(|cookie| cookie.to_str().unwrap()).collect()
+    }
+
+    /// The cookies as a client sends them back.
+    fn cookie_header(&self) -> String {
+        let pairs = self
+            .cookies()
+            .into_iter()
+            .map(|cookie| cookie.split(';').next().unwrap());
+        pairs.collect::<Vec<_>>().join("; ")
+    }
+
+    #[track_caller]
+    fn is(&self, status: u16, text: &str) {
+        assert_eq!((self.status.as_u16(), self.text()), (status, text));
+    }
+}
+
+/// A request in the making.
+struct Ask<'a> {
+    api: &'a TestApi,
+    request: http::request::Builder,
+    body: Bytes,
+}
+
+impl<'a> Ask<'a> {
+    fn header(mut self, name: &str, value: &str) -> Self {
+        self.request = self.request.header(name, value);
+        self
+    }
+
+    fn basic(self, email: &str, password: &str) -> Self {
+        use base64::Engine as _;
+        let encoded = base64::engine::general_purpose::STANDARD.encode(format!("{email}:{password}"));
+        self.header("authorization", &format!("Basic {encoded}"))
+    }
+
+    fn json(self, value: &Value) -> Self {
+        self.raw("application/json", value.to_string())
+    }
+
+    fn raw(mut self, media_type: &str, body: impl Into<Bytes>) -> Self {
+        self.body = body.into();
+        self.header("content-type", media_type)
+    }
+
+    async fn send(self) -> Answer {
+        let request = self.request.body(Full::new(self.body)).unwrap();
+        self.api.exchange(request).await
+    }
+}
+
+/// A logged-in user.
+struct Session<'a> {
+    api: &'a TestApi,
+    cookie: String,
+}
+
+impl<'a> Session<'a> {
+    fn ask(&self, method: Method, path: &str) -> Ask<'a> {
+        self.api.ask(method, path).header("cookie", &self.cookie)
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.ask(Method::GET, path).send().await
+    }
+
+    async fn delete(&self, path: &str) -> Answer {
+        self.ask(Method::DELETE, path).send().await
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.ask(Method::POST, path).json(body).send().await
+    }
+
+    async fn put(&self, path: &str, body: &Value) -> Answer {
+        self.ask(Method::PUT, path).json(body).send().await
+    }
+}
+
+impl TestApi {
+    /// An API over TLS (as far as it can tell) with the root user and the default roles.
+    async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    async fn start_with(adjust: impl FnOnce(&mut Config)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Arc::new(ManualClock::at(NOW));
+        let options = SqliteOptions {
+            clock: clock.clone(),
+            sweep_every: Duration::ZERO,
+            readers: 2,
+            ..SqliteOptions::default()
+        };
+        let store: SharedStore = SqliteStore::open(folder.path().join("test.db"), options).unwrap();
+        let mut config = Config::defaults();
+        adjust(&mut config);
+        let api = Self {
+            service: service(&store, &clock, config),
+            store,
+            clock,
+            peer: Peer {
+                address: [127, 0, 0, 1].into(),
+                encrypted: true,
+            },
+            _folder: folder,
+        };
+        for (name, permissions) in crate::model::role::Role::defaults() {
+            api.add_role(name, &permissions, doc! {}).await;
+        }
+        api.add_user(ROOT, &["admin"]).await;
+        api
+    }
+
+    async fn add_role(&self, name: &str, granted: &[Permission], listed: Document) {
+        let mut permissions = listed;
+        for permission in granted {
+            permissions.insert(permission.name(), true);
+        }
+        let role = doc! {"_id": ObjectId::new(), "name": name, "permissions": permissions, "__v": 0};
+        self.store.insert(Collection::Roles, role).await.unwrap();
+    }
+
+    /// Adds a user with the password that all have here.
+    async fn add_user(&self, email: &str, groups: &[&str]) -> ObjectId {
+        let id = ObjectId::new();
+        let user = doc! {
+            "_id": id, "email": email, "firstname": "Super", "surname": "User", "provider": "local", "groups": groups, "__v": 0,
+        };
+        let hash = crate::crypto::password::hash_bcrypt(PASSWORD, 4).unwrap();
+        let salt = "d9bcb40e-ae65-478f-962e-5e5e5e7d0a01";
+        let digest = crate::crypto::password::token_hash("sha512", salt, PASSWORD).unwrap();
+        let local = doc! {"_id": ObjectId::new(), "protocol": "local", "email": email, "password": hash};
+        let token = doc! {
+            "_id": ObjectId::new(), "protocol": "token", "email": email,
+            "passwordAlgorithm": "sha512", "passwordSalt": salt, "passwordHash": digest,
+        };
+        let insert = |into, document| Write::Insert { into, document };
+        let batch = vec![
+            insert(Collection::Users, user),
+            insert(Collection::Passports, local),
+            insert(Collection::Passports, token),
+        ];
+        for outcome in self.store.write(batch).await.unwrap() {
+            outcome.unwrap();
+        }
+        id
+    }
+
+    fn ask(&self, method: Method, path: &str) -> Ask<'_> {
+        Ask {
+            api: self,
+            request: Request::builder().method(method).uri(path).header("host", "localhost"),
+            body: Bytes::new(),
+        }
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.ask(Method::GET, path).send().await
+    }
+
+    /// Logs in; the password is everybody's.
+    async fn log_in(&self, email: &str) -> Session<'_> {
+        let body = serde_json::json!({"username": email, "password": PASSWORD});
+        let answer = self.ask(Method::POST, "/authenticate/local").json(&body).send().await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+        Session {
+            api: self,
+            cookie: answer.cookie_header(),
+        }
+    }
+
+    /// A session of a new user with these permissions.
+    async fn log_in_with(&self, granted: &[Permission], listed: Document) -> Session<'_> {
+        self.add_role("tested", granted, listed).await;
+        self.add_user("tested@openhim.org", &["tested"]).await;
+        self.log_in("tested@openhim.org").await
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Answer {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let serving = tokio::spawn(server::http(
+            self.service.clone(),
+            far,
+            self.peer,
+            CancellationToken::new(),
+        ));
+        let exchange = async {
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(near)).await.unwrap();
+            let driving = tokio::spawn(connection);
+            let response = sender.send_request(request).await.unwrap();
+            let (parts, body) = response.into_parts();
+            let body = body.collect().await.unwrap().to_bytes();
+            driving.abort();
+            Answer {
+                status: parts.status,
+                headers: parts.headers,
+                body,
+            }
+        };
+        let answer = tokio::time::timeout(Duration::from_secs(20), exchange).await;
+        serving.abort();
+        answer.expect("the API did not answer in time")
+    }
+
+    async fn insert(&self, into: Collection, document: Document) {
+        self.store.insert(into, document).await.unwrap();
+    }
+
+    async fn stored(&self, from: Collection, filter: Document) -> Vec<Document> {
+        self.store.all(from, Find::by(filter)).await.unwrap()
+    }
+
+    /// The audits so far.
+    async fn audits(&self) -> Vec<Document> {
+        self.service.api.auditor.flush().await;
+        self.stored(Collection::Audits, doc! {}).await
+    }
+}
+
+fn service(store: &SharedStore, clock: &Arc<ManualClock>, config: Config) -> Service {
+    let shared_clock: Arc<dyn Clock> = clock.clone();
+    let auditing: Option<AuditEvents> = config.auditing.audit_events;
+    let (auditor, delivering) = Auditor::new(auditing, store.clone(), shared_clock.clone(), Arc::new(|| None));
+    tokio::spawn(delivering);
+    let settings = Settings {
+        api: config.api,
+        authentication: config.authentication,
+        certificate_management: config.certificate_management,
+        events: config.events,
+        polling: config.polling,
+        rerun: config.rerun,
+        header_bytes: config.limits.header_bytes,
+    };
+    Service {
+        api: Api::new(Parts {
+            store: store.clone(),
+            clock: shared_clock,
+            settings,
+            auditor,
+            started: Instant::now(),
+            restart: Arc::default(),
+        }),
+        routes: super::routes().into(),
+    }
+}

@@ -5,6 +5,7 @@ use bson::{Bson, DateTime, Document, doc};
 
 use super::deliver::Envelope;
 use crate::clock::Millis;
+use crate::model::date;
 
 /// How it went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -350,7 +351,7 @@ fn escape(text: &str) -> String {
 }
 
 fn iso(at: DateTime) -> String {
-    crate::clock::iso(at.timestamp_millis())
+    date::to_iso(at.timestamp_millis()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,30 +1,21 @@
 //! Checks an e-mail and a password: `POST /authenticate/local`, and the same check for Basic headers.
 //!
-//! The user is found by the exact e-mail, the password's hash in the passport of that e-mail. A slow hash that was
-//! verified is remembered for a while under a keyed hash of password and stored hash, so that mediators which send
-//! Basic headers every few seconds do not pay for it each time; a changed password changes the stored hash.
-
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+//! The user is found by the exact e-mail, the password's hash in the passport of that e-mail. A password that was
+//! verified against a slow hash is remembered, so that mediators which send Basic headers every few seconds do not pay
+//! for it each time.
 
 use bson::{Document, doc};
-use hmac::{Hmac, KeyInit, Mac};
 use serde_json::json;
-use sha2::Sha256;
 
-use super::{gate, secret};
+use super::gate;
 use crate::api::context::{Api, Call, Origin};
 use crate::api::error::Refusal;
 use crate::api::reply::{Reply, SessionChange};
 use crate::api::router::Answer;
-use crate::clock::Millis;
+use crate::crypto::password::{self, Stored};
+use crate::crypto::token::same;
 use crate::model::json;
 use crate::store::{Collection, StoreError};
-
-/// How long a verified password is remembered.
-const REMEMBERED: Millis = 300_000;
-/// Passwords remembered at most.
-const MOST_REMEMBERED: usize = 1000;
 
 /// `POST /authenticate/local`: answers with the user and begins a session.
 pub(in crate::api) async fn log_in(call: Call) -> Answer {
@@ -96,86 +87,36 @@ async fn verified_user(api: &Api, email: &str, password: &str) -> Result<Option<
     };
     let matches = match protocol {
         "token" => matches_digest(&passport, password),
-        _ => matches_hash(api, &passport, password).await,
+        _ => matches_hash(api, email, &passport, password).await,
     };
     Ok(matches.then_some(user))
 }
 
 fn matches_digest(passport: &Document, password: &str) -> bool {
     let field = |name| passport.get_str(name).unwrap_or_default();
-    secret::matches_digest(
-        field("passwordAlgorithm"),
-        field("passwordSalt"),
-        field("passwordHash"),
-        password,
-    )
+    password::token_hash(field("passwordAlgorithm"), field("passwordSalt"), password)
+        .is_some_and(|made| same(made.as_bytes(), field("passwordHash").as_bytes()))
 }
 
-async fn matches_hash(api: &Api, passport: &Document, password: &str) -> bool {
+async fn matches_hash(api: &Api, email: &str, passport: &Document, password: &str) -> bool {
     let Ok(hash) = passport.get_str("password") else {
         return false;
     };
-    let now = api.clock.now();
-    let key = api.verified.key(hash, password);
-    if api.verified.knows(&key, now) {
+    let stored = Stored {
+        algorithm: "bcrypt",
+        hash,
+        salt: "",
+    };
+    if api.remembered.knows(email, &stored, password) {
         return true;
     }
-    let (hash, password) = (hash.to_owned(), password.to_owned());
-    let matches = api.hashing(move || secret::matches_bcrypt(&hash, &password)).await;
-    if matches == Some(true) {
-        api.verified.remember(key, now);
-        return true;
+    let (slow_hash, slow_password) = (hash.to_owned(), password.to_owned());
+    let matches = api
+        .hashing(move || password::verify_bcrypt(&slow_hash, &slow_password))
+        .await
+        == Some(true);
+    if matches {
+        api.remembered.remember(email, &stored, password);
     }
-    false
-}
-
-type Key = [u8; 32];
-
-/// Passwords that were verified lately, as keyed hashes.
-pub(in crate::api) struct Verified {
-    secret: Key,
-    known: Mutex<HashMap<Key, Millis>>,
-}
-
-impl std::fmt::Debug for Verified {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.write_str("Verified")
-    }
-}
-
-impl Default for Verified {
-    fn default() -> Self {
-        Self {
-            secret: rand::random(),
-            known: Mutex::default(),
-        }
-    }
-}
-
-impl Verified {
-    fn key(&self, hash: &str, password: &str) -> Key {
-        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.secret) else {
-            return rand::random();
-        };
-        mac.update(&(hash.len() as u64).to_be_bytes());
-        mac.update(hash.as_bytes());
-        mac.update(password.as_bytes());
-        mac.finalize().into_bytes().into()
-    }
-
-    fn knows(&self, key: &Key, now: Millis) -> bool {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(key).is_some_and(|at| now - at < REMEMBERED)
-    }
-
-    fn remember(&self, key: Key, now: Millis) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= MOST_REMEMBERED {
-            known.retain(|_, at| now - *at < REMEMBERED);
-        }
-        if known.len() >= MOST_REMEMBERED {
-            known.clear();
-        }
-        known.insert(key, now);
-    }
+    matches
 }

@@ -4,17 +4,14 @@
 //! e-mail, and the user is read at every request, so a changed role or a deleted user counts at once. The signature is
 //! koa's (`HMAC-SHA1`, key `api.sessionKey`), so that sessions survive the change from OpenHIM to us and back.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bson::{Bson, Document, doc};
-use hmac::{Hmac, KeyInit, Mac};
 use http::{HeaderMap, HeaderValue, header};
-use sha1::Sha1;
 
 use crate::api::context::{Api, Origin};
 use crate::api::error::{Fault, Refusal};
 use crate::api::reply::SessionChange;
 use crate::clock::Millis;
+use crate::crypto::token::{sign_cookie, verify_cookie};
 use crate::store::{Collection, Write};
 
 const NAME: &str = "koa.sess";
@@ -51,7 +48,7 @@ pub(in crate::api) async fn load(api: &Api, headers: &HeaderMap) -> Result<Sessi
     let (Some(id), Some(signature)) = (cookie(headers, NAME), cookie(headers, SIGNATURE)) else {
         return Ok(Session::default());
     };
-    if !is_genuine(&api.settings.api.session_key, &id, &signature) {
+    if !verify_cookie(&api.settings.api.session_key, NAME, &id, &signature) {
         return Ok(Session {
             forged: true,
             ..Session::default()
@@ -172,7 +169,7 @@ fn clear_cookies(api: &Api, headers: &mut HeaderMap) -> Result<(), Refusal> {
 fn write_cookies(api: &Api, id: &str, expires: &str, headers: &mut HeaderMap) -> Result<(), Refusal> {
     let secure = if api.settings.api.secure_cookie { " secure;" } else { "" };
     let attributes = format!("path=/; expires={expires}; samesite=none;{secure} httponly");
-    let signature = sign(&api.settings.api.session_key, id);
+    let signature = sign_cookie(&api.settings.api.session_key, NAME, id);
     append(headers, format!("{NAME}={id}; {attributes}"))?;
     append(headers, format!("{SIGNATURE}={signature}; {attributes}"))
 }
@@ -203,25 +200,6 @@ fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
         .filter(|value| !value.is_empty() && value.len() <= 256)
 }
 
-fn mac(key: &str, id: &str) -> Option<Hmac<Sha1>> {
-    let mut mac = Hmac::<Sha1>::new_from_slice(key.as_bytes()).ok()?;
-    mac.update(NAME.as_bytes());
-    mac.update(b"=");
-    mac.update(id.as_bytes());
-    Some(mac)
-}
-
-fn sign(key: &str, id: &str) -> String {
-    mac(key, id).map_or_else(String::new, |mac| URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes()))
-}
-
-fn is_genuine(key: &str, id: &str, signature: &str) -> bool {
-    let Ok(given) = URL_SAFE_NO_PAD.decode(signature) else {
-        return false;
-    };
-    mac(key, id).is_some_and(|mac| mac.verify_slice(&given).is_ok())
-}
-
 fn number(value: Option<&Bson>) -> Option<Millis> {
     match value? {
         Bson::Int32(n) => Some(Millis::from(*n)),
@@ -234,16 +212,6 @@ fn number(value: Option<&Bson>) -> Option<Millis> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const KEY: &str = "r8q,+&1LM3)CD*zAGpx1xm{NeQhc;#";
-
-    #[test]
-    fn the_signature_is_the_one_that_koa_makes() {
-        assert_eq!(sign(KEY, ""), "5_7Op2aKO7YY73SH2akh4AL7eQM");
-        assert!(is_genuine(KEY, "", "5_7Op2aKO7YY73SH2akh4AL7eQM"));
-        assert!(!is_genuine(KEY, "x", "5_7Op2aKO7YY73SH2akh4AL7eQM"));
-        assert!(!is_genuine(KEY, "", "???"));
-    }
 
     #[test]
     fn cookies_are_found_among_others() {
