@@ -1,4 +1,7 @@
 //! The balancer with real sockets: scripted clients and backends on both ends.
 
+mod health;
 mod l4;
+mod page;
+mod reload;
 mod support;

@@ -92,9 +92,11 @@ impl Running {
         self.balancer.report().await.expect("it runs")
     }
 
-    /// Connects, reads who answers, and leaves.
+    /// Connects, reads who answers, and leaves; `None` when it is turned away.
     pub(crate) async fn ask(&self) -> Option<SocketAddr> {
-        let mut client = Client::connect(self.address()).await;
+        // A reset may come before the connect has returned.
+        let stream = within("a connect", TcpStream::connect(self.address())).await.ok()?;
+        let mut client = Client { stream };
         let name = client.name().await;
         client.finish().await;
         name

@@ -162,7 +162,7 @@ fn are_same(one: &[Candidate], other: &[Candidate]) -> bool {
 
 impl Member {
     /// True if it should get traffic as far as configuration and operator are concerned.
-    fn is_wanted(&self) -> bool {
+    pub(super) fn is_wanted(&self) -> bool {
         !self.is_leaving() && self.duty == Duty::Ready && self.spec.weight > 0
     }
 }
