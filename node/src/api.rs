@@ -56,6 +56,8 @@ fn routes() -> Vec<Route> {
         public(GET, "/me", authentication::me, "Reads the user who is logged in"),
         public(POST, "/authenticate/local", auth::local::log_in, "Logs in with e-mail and password"),
         public(GET, "/authenticate/:username", auth::token::salt, "Reads the salt for token authentication"),
+        public(GET, "/metrics", metrics::prometheus, "Shows the counts of this process to Prometheus, if it accepts OpenMetrics"),
+        public(GET, "/metrics/prometheus", metrics::prometheus, "Shows the counts of this process to Prometheus"),
         public(GET, "/openapi.json", openapi::document, "Describes this API for programs"),
         public(GET, "/openapi", openapi::page, "Describes this API for people"),
         // Behind the gate.
@@ -102,7 +104,7 @@ fn routes() -> Vec<Route> {
     ]
 }
 
-/// False for a route that shares its path with another and is meant for other callers.
-fn is_offered(_route: &Route, _call: &context::Call) -> bool {
-    true
+/// False for a public route that shares its path with one behind the gate and is meant for other callers.
+fn is_offered(route: &Route, call: &context::Call) -> bool {
+    route.pattern != "/metrics" || metrics::is_prometheus(call)
 }

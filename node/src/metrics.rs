@@ -1,1 +1,3 @@
 //! Time series of transactions: minute, hour, day.
+
+pub mod prometheus;

@@ -15,6 +15,7 @@ use bson::{Document, doc};
 
 use super::context::Api;
 use crate::model::role::Role;
+use crate::model::schema::tables::USER;
 use crate::store::{Collection, StoreError};
 
 /// How a caller proved who they are.
@@ -57,6 +58,11 @@ pub(super) fn groups(user: &Document) -> Vec<&str> {
     user.get_array("groups")
         .map(|groups| groups.iter().filter_map(|group| group.as_str()).collect())
         .unwrap_or_default()
+}
+
+/// A user as clients see them.
+pub(super) fn shown(api: &Api, user: &Document) -> Document {
+    USER.show(user.clone(), &[], api.clock.now())
 }
 
 /// The first user whose e-mail is this one, in any case.

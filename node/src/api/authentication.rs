@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::auth::Caller;
+use super::auth::{Caller, shown};
 use super::context::Call;
 use super::error::Refusal;
 use super::reply::{Reply, SessionChange};
@@ -13,7 +13,9 @@ use crate::model::role::Permission;
 /// `GET /me`: the user of the session; headers do not count.
 pub(super) async fn me(call: Call) -> Answer {
     match call.session.user() {
-        Some(user) => Ok(Reply::ok(&json!({"user": json::to_value(&user.clone().into())}))),
+        Some(user) => Ok(Reply::ok(
+            &json!({"user": json::to_value(&shown(&call.api, user).into())}),
+        )),
         None => Err(Refusal::NotFound("Not authenticated".into())),
     }
 }

@@ -15,6 +15,7 @@ use crate::audit::Auditor;
 use crate::clock::Clock;
 use crate::config;
 use crate::crypto::password::Remembered;
+use crate::metrics::prometheus::Prometheus;
 use crate::store::{Collection, SharedStore, Store};
 
 /// The settings that the API reads.
@@ -37,6 +38,7 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     pub settings: Settings,
     pub auditor: Auditor,
+    pub prometheus: Arc<Prometheus>,
     /// When the process began.
     pub started: Instant,
     /// Told when a user wants the instances renewed.
@@ -50,6 +52,7 @@ pub struct Api {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) settings: Settings,
     pub(super) auditor: Auditor,
+    pub(super) prometheus: Arc<Prometheus>,
     pub(super) started: Instant,
     pub(super) restart: Arc<Notify>,
     pub(super) logins: LoginLimit,
@@ -69,6 +72,7 @@ impl Api {
             clock: parts.clock,
             settings: parts.settings,
             auditor: parts.auditor,
+            prometheus: parts.prometheus,
             started: parts.started,
             restart: parts.restart,
             logins: LoginLimit::default(),

@@ -3,7 +3,7 @@
 //!
 //! The buckets (minute, hour, day) were written as transactions ended; here they are only selected and added up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bson::oid::ObjectId;
 use bson::{Bson, DateTime, Document, doc};
@@ -17,7 +17,7 @@ use super::reply::Reply;
 use super::router::Answer;
 use crate::clock::Millis;
 use crate::model::{date, number};
-use crate::store::{Collection, Find};
+use crate::store::{Collection, Find, StoreError};
 
 /// The sums of a bucket, by their names in the store.
 const SUMS: [&str; 7] = [
@@ -91,6 +91,34 @@ pub(super) async fn series_of_channel(call: Call, caller: Caller) -> Answer {
         by_time: true,
     };
     answer(&call, &caller, shape, Some(call.params.once("channelID"))).await
+}
+
+/// True if Prometheus asks: by the header it sends, and by the path exactly as OpenHIM compares it.
+pub(super) fn is_prometheus(call: &Call) -> bool {
+    let accepts = call.header("accept").unwrap_or_default();
+    call.method == http::Method::GET && call.path == "/metrics" && accepts.contains("application/openmetrics-text")
+}
+
+/// `GET /metrics/prometheus`, and `GET /metrics` for Prometheus.
+pub(super) async fn prometheus(call: Call) -> Answer {
+    let clients = names(&call, Collection::Clients).await.internal()?;
+    let channels = names(&call, Collection::Channels).await.internal()?;
+    let text = call
+        .api
+        .prometheus
+        .render(|id| clients.get(&id).cloned(), |id| channels.get(&id).cloned());
+    Ok(Reply::ok_text(text))
+}
+
+async fn names(call: &Call, of: Collection) -> Result<HashMap<ObjectId, String>, StoreError> {
+    let mut wanted = Find::default();
+    wanted.projection = doc! {"name": 1};
+    let documents = call.api.store().all(of, wanted).await?;
+    let named = documents.iter().filter_map(|document| {
+        let name = document.get_str("name").ok()?;
+        Some((document.get_object_id("_id").ok()?, name.to_owned()))
+    });
+    Ok(named.collect())
 }
 
 async fn answer(call: &Call, caller: &Caller, shape: Shape, channel: Option<&str>) -> Answer {

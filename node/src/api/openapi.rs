@@ -50,10 +50,7 @@ fn describe(routes: &[Route]) -> Value {
     let mut paths: Map<String, Value> = Map::new();
     for route in routes {
         let path = paths.entry(braces(route.pattern)).or_insert_with(|| json!({}));
-        let method = route.method.as_str().to_ascii_lowercase();
-        if path.get(&method).is_none() {
-            path[method] = operation(route);
-        }
+        path[route.method.as_str().to_ascii_lowercase()] = operation(route);
     }
     json!({
         "openapi": "3.1.0",

@@ -19,10 +19,31 @@ use super::reply::Reply;
 pub(super) type Answer = Result<Reply, Refusal>;
 type Pending = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
+pub(super) type PublicHandler = Box<dyn Fn(Call) -> Pending + Send + Sync>;
+pub(super) type GatedHandler = Box<dyn Fn(Call, Caller) -> Pending + Send + Sync>;
+
 /// The code behind a route: open to everybody, or for authenticated callers only.
 pub(super) enum Handler {
-    Public(Box<dyn Fn(Call) -> Pending + Send + Sync>),
-    Gated(Box<dyn Fn(Call, Caller) -> Pending + Send + Sync>),
+    Public(PublicHandler),
+    Gated(GatedHandler),
+}
+
+impl Handler {
+    /// The code, if it is open to everybody.
+    pub(super) fn public(&self) -> Option<&PublicHandler> {
+        match self {
+            Self::Public(handler) => Some(handler),
+            Self::Gated(_) => None,
+        }
+    }
+
+    /// The code, if it is for authenticated callers.
+    pub(super) fn gated(&self) -> Option<&GatedHandler> {
+        match self {
+            Self::Public(_) => None,
+            Self::Gated(handler) => Some(handler),
+        }
+    }
 }
 
 impl std::fmt::Debug for Handler {
@@ -134,16 +155,18 @@ impl Params {
 #[error("path parameter is not valid percent-encoded UTF-8")]
 pub(super) struct MalformedPath;
 
-/// The first route of `table` that serves `method` on `path`, among those that `wanted` lets through.
-pub(super) fn find<'t>(
+/// The first handler in `table` that serves `method` on `path`, among those that `wanted` picks out.
+pub(super) fn find<'t, H>(
     table: &'t [Route],
     method: &Method,
     path: &str,
-    wanted: impl Fn(&Route) -> bool,
-) -> Result<Option<(&'t Route, Params)>, MalformedPath> {
-    for route in table.iter().filter(|route| serves(route, method) && wanted(route)) {
-        if let Some(params) = fit(route.pattern, path)? {
-            return Ok(Some((route, params)));
+    wanted: impl Fn(&'t Route) -> Option<&'t H>,
+) -> Result<Option<(&'t H, Params)>, MalformedPath> {
+    for route in table.iter().filter(|route| serves(route, method)) {
+        if let Some(handler) = wanted(route)
+            && let Some(params) = fit(route.pattern, path)?
+        {
+            return Ok(Some((handler, params)));
         }
     }
     Ok(None)

@@ -26,13 +26,13 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::auth::{Proof, basic, gate, session};
+use super::auth::{Caller, Proof, basic, gate, session};
 use super::body::{self, Stream};
 use super::context::{Api, Call, Origin, Query};
 use super::cors;
 use super::error::{Fault, Refusal};
 use super::reply::{Chunk, Content, Reply, SessionChange};
-use super::router::{self, Handler, Route};
+use super::router::{self, Route};
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEADERS: Duration = Duration::from_secs(30);
@@ -231,18 +231,13 @@ impl Service {
     }
 
     async fn route(&self, mut call: Call) -> Outcome {
-        let is_public = |route: &Route| matches!(route.handler, Handler::Public(_));
         match router::find(&self.routes, &call.method, &call.path, |route| {
-            is_public(route) && super::is_offered(route, &call)
+            route.handler.public().filter(|_| super::is_offered(route, &call))
         }) {
             Err(malformed) => return Outcome::malformed(&malformed),
-            Ok(Some((route, params))) => {
+            Ok(Some((handler, params))) => {
                 call.params = params;
-                let answer = match &route.handler {
-                    Handler::Public(handler) => handler(call).await,
-                    Handler::Gated(_) => Err(Refusal::Unauthenticated),
-                };
-                return Outcome::of(answer, None);
+                return Outcome::of(handler(call).await, None);
             }
             Ok(None) => {}
         }
@@ -252,18 +247,15 @@ impl Service {
         }
     }
 
-    async fn route_gated(&self, mut call: Call, caller: super::auth::Caller) -> Outcome {
+    async fn route_gated(&self, mut call: Call, caller: Caller) -> Outcome {
         let proof = Some(caller.proof);
         let token_login = (caller.proof == Proof::Token).then(|| caller.email().to_owned());
-        let mut outcome = match router::find(&self.routes, &call.method, &call.path, |_| true) {
+        let found = router::find(&self.routes, &call.method, &call.path, |route| route.handler.gated());
+        let mut outcome = match found {
             Err(malformed) => return Outcome::malformed(&malformed),
-            Ok(Some((route, params))) => {
+            Ok(Some((handler, params))) => {
                 call.params = params;
-                let answer = match &route.handler {
-                    Handler::Public(handler) => handler(call).await,
-                    Handler::Gated(handler) => handler(call, caller).await,
-                };
-                Outcome::of(answer, proof)
+                Outcome::of(handler(call, caller).await, proof)
             }
             Ok(None) if proof == Some(Proof::Basic) => Outcome::of(Ok(Reply::phrase(StatusCode::OK)), proof),
             Ok(None) => Outcome::of(Err(Refusal::Status(StatusCode::NOT_FOUND)), proof),

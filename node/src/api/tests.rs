@@ -4,6 +4,7 @@ mod channels;
 mod clients;
 mod keystore;
 mod login;
+mod metrics;
 mod protocol;
 mod transactions;
 
@@ -308,6 +309,7 @@ fn service(store: &SharedStore, clock: &Arc<ManualClock>, config: Config) -> Ser
             clock: shared_clock,
             settings,
             auditor,
+            prometheus: Arc::default(),
             started: Instant::now(),
             restart: Arc::default(),
         }),

@@ -7,7 +7,7 @@
 use bson::{Document, doc};
 use serde_json::json;
 
-use super::gate;
+use super::{gate, shown};
 use crate::api::context::{Api, Call, Origin};
 use crate::api::error::Refusal;
 use crate::api::reply::{Reply, SessionChange};
@@ -30,17 +30,17 @@ pub(in crate::api) async fn log_in(call: Call) -> Answer {
         return Err(Refusal::Unauthenticated);
     }
     match check(&call.api, call.origin, &email, &password).await? {
-        Some(user) => Ok(logged_in(&user)),
+        Some(user) => Ok(logged_in(&call.api, &user)),
         None => Err(Refusal::Unauthenticated),
     }
 }
 
 /// The answer to a login: the user, and a new session.
-pub(in crate::api) fn logged_in(user: &Document) -> Reply {
+pub(in crate::api) fn logged_in(api: &Api, user: &Document) -> Reply {
     let email = user.get_str("email").unwrap_or_default().to_owned();
     Reply::ok(&json!({
         "result": "User authenticated successfully",
-        "user": json::to_value(&user.clone().into()),
+        "user": json::to_value(&shown(api, user).into()),
     }))
     .with_session(SessionChange::Begin(email))
 }
