@@ -16,6 +16,7 @@ mod substitution;
 mod syntax;
 #[cfg(test)]
 mod tests;
+pub mod xpath;
 
 use std::borrow::Cow;
 

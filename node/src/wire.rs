@@ -1,3 +1,6 @@
 //! Framings as state machines without I/O, used by listeners and routes.
 
+pub mod mllp;
 pub mod proxy;
+pub mod syslog_frame;
+pub mod tcp_frame;
