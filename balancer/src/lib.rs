@@ -19,6 +19,7 @@ pub mod backend;
 pub mod config;
 pub mod control;
 pub mod health;
+pub mod ipvsadm;
 pub mod l4;
 pub mod l7;
 pub mod listen;
