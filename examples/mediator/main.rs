@@ -3,6 +3,8 @@
 //! It takes patients on `/patients`, gives each a number, and answers as mediators do, so that the transaction's record
 //! shows what happened inside. With `--core` it also registers with an OpenHIM and reports that it lives.
 
+// By its path, as the demo includes it too: `service` then finds `client` beside it from both places.
+#[path = "service.rs"]
 mod service;
 
 use std::net::SocketAddr;

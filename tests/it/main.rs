@@ -1,4 +1,13 @@
 //! The one integration binary: the program as its users meet it, with real parts on the other side.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on has failed"
+)]
+
 mod balancer;
+mod cli;
+mod config;
 mod layers;
+mod support;

@@ -100,7 +100,7 @@ pub const KEYS: &[Key] = &[
         "schedule",
         "NAME",
         "rr",
-        "rr wrr lc wlc p2c sh mh random first",
+        "how a backend is chosen: rr wrr lc wlc p2c sh mh random first",
         Service,
     ),
     key(

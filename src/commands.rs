@@ -1,0 +1,36 @@
+//! One file for each subcommand: load settings, build, run.
+
+mod balancer;
+mod check_config;
+mod completions;
+mod man;
+
+use std::io::{self, Write};
+
+use crate::cli::{self, Cli, Command};
+use crate::failure::Failure;
+
+/// Does what the command line asks for.
+pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
+    if cli.version {
+        return print(cli::VERSION.as_bytes());
+    }
+    match cli.command {
+        None => Ok(()),
+        Some(Command::CheckConfig(args)) => check_config::run(&args),
+        Some(Command::Balancer(args)) => balancer::run(&args),
+        Some(Command::Completions { shell }) => completions::run(shell),
+        Some(Command::Man { folder }) => man::run(folder.as_deref()),
+    }
+}
+
+/// Writes what was asked for; a reader that went away early (`| head`) is no failure.
+fn print(text: &[u8]) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(anyhow::Error::new(error)
+            .context("cannot write to standard output")
+            .into()),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,130 @@
+//! `balancer`: the load balancer, and its doctor.
+
+mod doctor;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use openhim_balancer::config::{Place, Problems};
+use openhim_balancer::plan::{LogFormat, Plan};
+use openhim_balancer::{Balancer, Config, Shutdown, StartError};
+use tokio::runtime;
+use tracing::{error, warn};
+
+use crate::cli::{BalancerArgs, BalancerCommand, ServeArgs};
+use crate::failure::Failure;
+use crate::lifecycle::{self, Lifecycle, Service, Start};
+use crate::telemetry::{Format, Telemetry};
+
+/// The balancer itself ends connections when their time to drain is over; this is how much longer the process waits.
+const BEYOND_DRAIN: Duration = Duration::from_secs(5);
+
+/// Serves until a signal ends it, or looks for what stands in the way.
+pub(super) fn run(args: &BalancerArgs) -> Result<(), Failure> {
+    match &args.command {
+        None => serve(&args.serve),
+        Some(BalancerCommand::Doctor(serve)) => doctor::run(&checked(serve)?.1),
+    }
+}
+
+fn serve(args: &ServeArgs) -> Result<(), Failure> {
+    lifecycle::follow_parent();
+    let (config, plan) = checked(args)?;
+    let format = match plan.process.log {
+        LogFormat::Json => Format::Json,
+        LogFormat::Text => Format::Text,
+        LogFormat::Auto | LogFormat::Off => Format::by_terminal(),
+    };
+    let _telemetry = Telemetry::start(format, "info");
+    let drain = plan
+        .services
+        .iter()
+        .map(|service| service.timeouts.drain)
+        .max()
+        .unwrap_or_default();
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start a runtime")?;
+    runtime.block_on(run_until_stopped(config, drain + BEYOND_DRAIN))
+}
+
+async fn run_until_stopped(config: Config, grace: Duration) -> Result<(), Failure> {
+    let mut lifecycle = Lifecycle::new().context("cannot take over the process's signals")?;
+    let shutdown = Shutdown {
+        soft: lifecycle.soft.clone(),
+        hard: lifecycle.hard.clone(),
+    };
+    let starting = async {
+        let balancer = Balancer::start(config, shutdown).await?;
+        balancer.ready().await;
+        Ok(balancer)
+    };
+    match lifecycle.start(starting).await {
+        Start::Up(Ok(balancer)) => Ok(lifecycle.supervise(Running(Arc::new(balancer)), grace).await?),
+        Start::Up(Err(error)) => Err(failure(error)),
+        Start::Interrupted => Ok(()),
+    }
+}
+
+/// The configuration and what it comes to. Its warnings are told when it is taken up.
+fn checked(args: &ServeArgs) -> Result<(Config, Plan), Failure> {
+    let options = args
+        .options
+        .iter()
+        .map(|(name, value)| (name.replace('_', "-"), value.as_str()));
+    let config = match &args.config {
+        Some(file) => Config::from_file(file)
+            .map_err(|problems| refused(&problems))?
+            .with_options(options),
+        None => Config::from_options(options),
+    };
+    let plan = config.check().map_err(|problems| refused(&problems))?.plan;
+    Ok((config, plan))
+}
+
+/// What a file has is the configuration's fault, everything else the command line's.
+fn refused(problems: &Problems) -> Failure {
+    let is_in_a_file = problems
+        .iter()
+        .any(|problem| matches!(problem.place, Place::File { .. }));
+    let text = problems.to_string();
+    if is_in_a_file {
+        Failure::Configuration(text)
+    } else {
+        Failure::CommandLine(text)
+    }
+}
+
+fn failure(error: StartError) -> Failure {
+    match error {
+        StartError::Config(problems) => refused(&problems),
+        StartError::System(_) => Failure::Running(error.into()),
+        StartError::Bind(_) | StartError::Metrics { .. } => {
+            Failure::Configuration(format!("{:#}", anyhow::Error::new(error)))
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Running(Arc<Balancer>);
+
+impl Service for Running {
+    async fn reload(&self) {
+        if let Err(problems) = self.0.reload().await {
+            for problem in problems.iter() {
+                error!("Nothing was changed: {problem}");
+            }
+        }
+    }
+
+    async fn upgrade(&self) {
+        warn!("SIGUSR2 is not answered: start the new program beside this one and stop this one");
+    }
+
+    async fn wait(&self) -> anyhow::Result<()> {
+        self.0.wait().await;
+        Ok(())
+    }
+}

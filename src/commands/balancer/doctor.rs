@@ -1,0 +1,265 @@
+//! `balancer doctor`: what stands in the way of a service, and what to do about it.
+//!
+//! It looks and never changes anything; it may be run beside a serving balancer.
+
+mod listeners;
+
+use std::fmt::Write;
+use std::fs;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
+use std::path::Path;
+
+use openhim_balancer::config::backends;
+use openhim_balancer::plan::{Backend, CheckKind, ClientIp, Endpoint, Mode, Plan, Service};
+use rustix::process::{Resource, getrlimit};
+
+use crate::failure::Failure;
+
+/// Files that one connection takes: the client's socket and the backend's.
+const FILES_A_CONNECTION: u64 = 2;
+/// What a small service should be able to carry.
+const CONNECTIONS_EXPECTED: u64 = 4096;
+
+/// What was looked at, and what to do where it is not right.
+#[derive(Debug, Default)]
+struct Findings {
+    text: String,
+    wrong: usize,
+}
+
+impl Findings {
+    fn heading(&mut self, text: &str) {
+        let _ = writeln!(self.text, "{text}");
+    }
+
+    fn fine(&mut self, what: &str) {
+        let _ = writeln!(self.text, "  ok    {what}");
+    }
+
+    fn wrong(&mut self, what: &str, cure: &str) {
+        self.wrong += 1;
+        let _ = writeln!(self.text, "  WRONG {what}\n        {cure}");
+    }
+}
+
+/// Prints the findings.
+///
+/// # Errors
+/// Something is wrong; exit code 1.
+pub(super) fn run(plan: &Plan) -> Result<(), Failure> {
+    let mut findings = Findings::default();
+    for service in &plan.services {
+        findings.heading(&format!("service {}", service.name));
+        for &address in &service.listen {
+            listening(&mut findings, service.mode, address);
+        }
+        sending(&mut findings, service);
+    }
+    findings.heading("this machine");
+    files(&mut findings, plan);
+    kernel(&mut findings, plan);
+    super::super::print(findings.text.as_bytes())?;
+    match findings.wrong {
+        0 => Ok(()),
+        1 => Err(Failure::Running(anyhow::anyhow!("one thing is wrong"))),
+        count => Err(Failure::Running(anyhow::anyhow!("{count} things are wrong"))),
+    }
+}
+
+fn listening(findings: &mut Findings, mode: Mode, address: SocketAddr) {
+    let bound = match mode {
+        Mode::Udp => UdpSocket::bind(address).map(drop),
+        _ => TcpListener::bind(address).map(drop),
+    };
+    let Err(error) = bound else {
+        return findings.fine(&format!("{address} can be listened on"));
+    };
+    let port = address.port();
+    match error.kind() {
+        ErrorKind::AddrInUse => match listeners::owner(port) {
+            Some(owner) if owner.name == "openhim-core" => {
+                findings.fine(&format!(
+                    "{address} is listened on by openhim-core, process {}",
+                    owner.id
+                ));
+            }
+            Some(owner) => findings.wrong(
+                &format!("{address} is taken by {}, process {}", owner.name, owner.id),
+                "stop that program, or listen on another address or port",
+            ),
+            None => findings.wrong(
+                &format!("{address} is taken by a program of another user"),
+                &format!("`ss -ltnp 'sport = :{port}'` as root names it"),
+            ),
+        },
+        ErrorKind::PermissionDenied => findings.wrong(
+            &format!("{address} may not be listened on by this user"),
+            "listen on a port from 1024, or put AmbientCapabilities=CAP_NET_BIND_SERVICE into the unit",
+        ),
+        ErrorKind::AddrNotAvailable => findings.wrong(
+            &format!("{address} is not an address of this machine"),
+            "`ip address` lists those it has; 0.0.0.0 means all of them",
+        ),
+        _ => findings.wrong(
+            &format!("{address} cannot be listened on: {error}"),
+            "see the system's log",
+        ),
+    }
+}
+
+fn sending(findings: &mut Findings, service: &Service) {
+    let mut named = service.backends.clone();
+    if let Some(file) = &service.backends_file {
+        named.extend(listed(findings, file));
+    }
+    if named.is_empty() {
+        findings.wrong("no backend", "name some in `backends` or `backends_file`");
+    }
+    for backend in &named {
+        for address in addresses(findings, backend) {
+            reach(findings, service, address);
+        }
+    }
+}
+
+fn listed(findings: &mut Findings, file: &Path) -> Vec<Backend> {
+    let text = match fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) => {
+            findings.wrong(
+                &format!("{} cannot be read: {error}", file.display()),
+                "make it, one HOST:PORT a line",
+            );
+            return Vec::new();
+        }
+    };
+    backends::parse(&text, file).unwrap_or_else(|problems| {
+        for problem in problems.iter() {
+            findings.wrong(
+                &problem.to_string(),
+                "correct the line; until then the list stays as it was",
+            );
+        }
+        Vec::new()
+    })
+}
+
+fn addresses(findings: &mut Findings, backend: &Backend) -> Vec<SocketAddr> {
+    let (name, port) = match &backend.endpoint {
+        Endpoint::Address(address) => return vec![*address],
+        Endpoint::Srv(name) => {
+            findings.fine(&format!("srv:{name} is looked up while the balancer runs"));
+            return Vec::new();
+        }
+        Endpoint::Name(name, port) => (name, *port),
+    };
+    match (&**name, port).to_socket_addrs() {
+        Ok(found) => found.collect(),
+        Err(error) => {
+            findings.wrong(
+                &format!("{name} has no address: {error}"),
+                "correct the name, or see /etc/resolv.conf",
+            );
+            Vec::new()
+        }
+    }
+}
+
+fn reach(findings: &mut Findings, service: &Service, backend: SocketAddr) {
+    if service.mode == Mode::Udp {
+        return findings.fine(&format!("{backend} takes datagrams; only its answers could tell more"));
+    }
+    let ports = match (service.check.kind, service.check.port) {
+        (CheckKind::None, _) | (_, None) => vec![(backend, "traffic")],
+        (_, Some(port)) => vec![(backend, "traffic"), (SocketAddr::new(backend.ip(), port), "checks")],
+    };
+    for (address, use_of) in ports {
+        match TcpStream::connect_timeout(&address, service.timeouts.connect) {
+            Ok(_) => findings.fine(&format!("{address} accepts connections ({use_of})")),
+            Err(error) => findings.wrong(&format!("{address} ({use_of}): {error}"), cure(error.kind())),
+        }
+    }
+}
+
+fn cure(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::ConnectionRefused => "the machine is there and nothing listens: start the node, or correct the port",
+        ErrorKind::TimedOut | ErrorKind::WouldBlock => {
+            "no answer at all: is the machine up, does a firewall drop this?"
+        }
+        ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable => "no way there: `ip route get ADDRESS` shows why",
+        _ => "see `ip route get ADDRESS` and the firewall",
+    }
+}
+
+fn files(findings: &mut Findings, plan: &Plan) {
+    let limit = getrlimit(Resource::Nofile);
+    // The balancer raises the soft limit to the hard one at its start.
+    let files = limit.maximum.unwrap_or(u64::MAX);
+    let connections = files / FILES_A_CONNECTION;
+    let wanted = plan
+        .process
+        .maxconn
+        .map_or(CONNECTIONS_EXPECTED, |wanted| wanted as u64);
+    if connections >= wanted {
+        findings.fine(&format!("{files} files may be open, enough for {wanted} connections"));
+    } else {
+        findings.wrong(
+            &format!("{files} files may be open: {connections} connections at most"),
+            &format!("put LimitNOFILE={} into the unit", wanted * FILES_A_CONNECTION + 100),
+        );
+    }
+}
+
+fn kernel(findings: &mut Findings, plan: &Plan) {
+    if let Some((first, last)) = setting("net/ipv4/ip_local_port_range").as_deref().and_then(pair) {
+        let ports = last.saturating_sub(first) + 1;
+        if ports >= 10_000 {
+            findings.fine(&format!("{ports} ports for connections to each backend"));
+        } else {
+            findings.wrong(
+                &format!("{ports} ports for connections to each backend"),
+                "sysctl net.ipv4.ip_local_port_range='10240 65535'",
+            );
+        }
+    }
+    if let Some(backlog) = setting("net/core/somaxconn").and_then(|text| text.trim().parse::<u64>().ok()) {
+        if backlog >= 1024 {
+            findings.fine(&format!("{backlog} connections may wait to be accepted"));
+        } else {
+            findings.wrong(
+                &format!("{backlog} connections may wait to be accepted"),
+                "sysctl net.core.somaxconn=4096",
+            );
+        }
+    }
+    let is_transparent = plan
+        .services
+        .iter()
+        .any(|service| service.client_ip == ClientIp::Transparent);
+    if is_transparent && !may_administer_network() {
+        findings.wrong(
+            "client_ip: transparent needs the right to use foreign addresses",
+            "put AmbientCapabilities=CAP_NET_ADMIN into the unit, or use proxy-v2",
+        );
+    }
+}
+
+fn setting(name: &str) -> Option<String> {
+    fs::read_to_string(Path::new("/proc/sys").join(name)).ok()
+}
+
+fn pair(text: &str) -> Option<(u64, u64)> {
+    let mut numbers = text.split_whitespace().map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+fn may_administer_network() -> bool {
+    const CAP_NET_ADMIN: u64 = 1 << 12;
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    effective
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .is_some_and(|set| set & CAP_NET_ADMIN != 0)
+}
