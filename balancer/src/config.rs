@@ -1,6 +1,6 @@
 //! The configuration as written, and the way from there to a [`Plan`].
 //!
-//! A file (YAML, or JSON) and the options of the command line end in the same tree of
+//! A file (YAML, or JSON, or what `ipvsadm -S -n` prints) and the options of the command line end in the same tree of
 //! [`written`] values, each of which knows its place. [`Config::check`] turns the tree into a plan and reports every
 //! problem it finds, not only the first. Nothing here opens a socket or asks a name server.
 //!
@@ -42,7 +42,7 @@ impl Config {
     /// Reads a file. It is read again, from the same path, on every reload.
     ///
     /// # Errors
-    /// The file cannot be read, or is not YAML.
+    /// The file cannot be read, or is neither YAML nor a list of ipvsadm's rules.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, Problems> {
         let path = path.as_ref();
         let text = std::fs::read_to_string(path).map_err(|error| {
@@ -66,7 +66,11 @@ impl Config {
     pub fn from_text(text: &str, path: &Path) -> Result<Self, Problems> {
         Ok(Self {
             file: Some(path.to_owned()),
-            root: written::from_yaml(text, path)?,
+            root: if written::is_ipvsadm(text) {
+                written::from_ipvsadm(text, path)?
+            } else {
+                written::from_yaml(text, path)?
+            },
             options: None,
         })
     }

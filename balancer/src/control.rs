@@ -3,6 +3,9 @@
 //! It owns the [`State`](state::State), which decides, and carries out what that says: it binds and closes listeners, sends
 //! probes, ends connections, reads files. Everyone else sends it a [`Message`] and reads what it publishes.
 
+pub mod admin;
+mod commands;
+mod edits;
 mod page;
 pub mod ports;
 mod report;
@@ -28,6 +31,7 @@ use crate::plan::Endpoint;
 use crate::service::Gate;
 use crate::socket::Source;
 
+pub use commands::Order;
 pub use page::Page;
 pub use ports::{Bound, Ports};
 use report::Observed;
@@ -53,6 +57,8 @@ pub enum Message {
     Probed(Target, Result<(), Failure>),
     /// A trial has ended.
     Tried(Target, Result<(), Failure>),
+    /// Do what an operator says; words that take time are done before this is sent.
+    Order(Box<Order>, oneshot::Sender<Result<String, String>>),
     /// A name has been resolved, or not.
     Resolved(Endpoint, Result<Vec<SocketAddr>, String>),
     /// Everything was read anew.
@@ -180,8 +186,13 @@ impl Control {
         match message {
             Message::Reload(answer) => self.load(Some(answer)),
             Message::Report(answer) => {
-                self.threads.iter().for_each(|thread| thread.sessions.settle());
+                self.settle();
                 let _ = answer.send(Box::new(observed.report(self, now)));
+            }
+            Message::Order(order, answer) => {
+                let result = self.obey(*order, observed, now);
+                watch.set(self.sources.files());
+                let _ = answer.send(result);
             }
             Message::Probed(target, result) => {
                 if let Some(effect) = self.state.probed(&target, result, now, (self.chance)()) {
@@ -191,7 +202,8 @@ impl Control {
             Message::Tried(target, result) => self.state.tried(&target, result, now),
             Message::Resolved(endpoint, result) => self.resolved(endpoint, result),
             Message::Loaded(result, answer) => {
-                let result = (*result).and_then(|(sources, warnings)| {
+                let result = (*result).and_then(|(mut sources, warnings)| {
+                    sources.inherit_edits(&self.sources);
                     self.adopt(sources)?;
                     for warning in warnings.iter() {
                         tracing::warn!("{warning}");
@@ -209,10 +221,14 @@ impl Control {
 
     /// Reads everything anew, in a task of its own: a name server may take its time.
     fn load(&self, answer: Option<oneshot::Sender<Result<(), Problems>>>) {
-        let (inbox, config) = (self.inbox.clone(), self.sources.config.clone());
+        let (inbox, config, names) = (
+            self.inbox.clone(),
+            self.sources.config.clone(),
+            self.sources.names.clone(),
+        );
         tokio::spawn(async move {
             let result = match config.reread() {
-                Ok(config) => sources::load(config).await,
+                Ok(config) => sources::load(config, &names).await,
                 Err(problems) => Err(problems),
             };
             let _ = inbox.send(Message::Loaded(Box::new(result), answer)).await;
@@ -227,7 +243,7 @@ impl Control {
 
     /// Makes these sources the ones that count: all of it, or nothing.
     fn adopt(&mut self, sources: Sources) -> Result<(), Problems> {
-        let wanted = ports::wanted(&sources.plan);
+        let wanted = ports::wanted(&sources.services());
         let bound = self
             .ports
             .bind_missing(&wanted, self.threads.len())
@@ -241,7 +257,7 @@ impl Control {
 
     /// Makes the listeners what the sources say.
     fn open(&mut self, bound: ports::Fresh) {
-        let wanted = ports::wanted(&self.sources.plan);
+        let wanted = ports::wanted(&self.sources.services());
         self.ports.change(&wanted, bound, |want, socket, thread, closed| {
             match self.state.service(&want.service) {
                 Some(entry) => {
@@ -314,6 +330,11 @@ impl Control {
             Ok(_) => {}
             Err(error) => tracing::debug!("{endpoint} cannot be resolved now, its last addresses stay: {error}"),
         }
+    }
+
+    /// Brings the counters of backends and services up to date.
+    fn settle(&self) {
+        self.threads.iter().for_each(|thread| thread.sessions.settle());
     }
 
     /// Connections under way, also those that have no backend yet.

@@ -145,15 +145,23 @@ async fn identify(
         Identity::of_peer(peer)
     };
     record.client = identity.client;
-    if is_admitted(policy, identity.client) {
-        return Ok(identity);
+    if !is_admitted(policy, identity.client) {
+        door.service.counters.denied.add(1);
+        return Err(Ending {
+            by: By::Balancer,
+            word: "denied",
+            code: "PR",
+        });
     }
-    door.service.counters.denied.add(1);
-    Err(Ending {
-        by: By::Balancer,
-        word: "denied",
-        code: "PR",
-    })
+    if !door.service.is_within_rate(identity.client.ip(), Instant::now()) {
+        door.service.counters.rate_limited.add(1);
+        return Err(Ending {
+            by: By::Balancer,
+            word: "rate-limited",
+            code: "PR",
+        });
+    }
+    Ok(identity)
 }
 
 /// A backend that answered, and the permit to use it.
@@ -202,7 +210,7 @@ async fn reach(door: &Door, snapshot: &Snapshot, record: &mut Record) -> Result<
     }
 }
 
-/// Asks for the next backend; waits in line while all of them are at their limits.
+/// Asks for the next backend; waits in line while all of them are at their limits, or nobody has been checked yet.
 async fn choose(door: &Door, snapshot: &Snapshot, record: &mut Record, tried: &[SocketAddr]) -> Result<Chosen, Ending> {
     let ip: IpAddr = record.client.ip();
     let nobody = || {
@@ -222,7 +230,7 @@ async fn choose(door: &Door, snapshot: &Snapshot, record: &mut Record, tried: &[
     };
     let attempt = |snapshot: &Snapshot| {
         let mut chooser = door.chooser.lock().unwrap_or_else(PoisonError::into_inner);
-        chooser.choose(snapshot, ip, tried)
+        chooser.choose(&door.service, snapshot, ip, tried)
     };
     let service = &door.service;
     // Who comes while others wait does not overtake them.
@@ -230,7 +238,7 @@ async fn choose(door: &Door, snapshot: &Snapshot, record: &mut Record, tried: &[
         match attempt(snapshot) {
             Choice::Picked(chosen) => return Ok(chosen),
             Choice::Nobody => return Err(nobody()),
-            Choice::Full => {}
+            Choice::Wait => {}
         }
     }
     let overflow = |word| {
@@ -251,7 +259,7 @@ async fn choose(door: &Door, snapshot: &Snapshot, record: &mut Record, tried: &[
     let turn = waiter.until(|| match attempt(&service.live.load()) {
         Choice::Picked(chosen) => Some(Ok(chosen)),
         Choice::Nobody => Some(Err(nobody())),
-        Choice::Full => None,
+        Choice::Wait => None,
     });
     let result = tokio::time::timeout(policy.timeouts.queue, turn).await;
     record.queue += begun.elapsed();

@@ -7,7 +7,9 @@
 //!
 //! Data threads never wait for the control task, and it never touches a connection's bytes.
 
+use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::SystemTime;
@@ -37,9 +39,11 @@ pub mod testing;
 
 pub use config::{Config, Problems};
 pub use control::Bound;
+pub use control::admin::{AdminError, Answer, call, reads_input};
 pub use control::ports::BindError;
 pub use metrics::Report;
 
+use control::admin::AdminSocket;
 use control::sources::{self, Sources};
 use control::state::State;
 use control::{Control, Inbox, Message, Page, Ports, ports};
@@ -67,6 +71,9 @@ pub enum StartError {
     /// An address of a service cannot be listened on.
     #[error("{}", list(.0))]
     Bind(Vec<BindError>),
+    /// The control socket cannot be made.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
     /// The address of metrics and status page cannot be listened on.
     #[error("cannot listen on {address} for metrics and the status page; another address or `off` can be set")]
     Metrics {
@@ -89,6 +96,7 @@ fn list(errors: &[BindError]) -> String {
 pub struct Balancer {
     addresses: Vec<Bound>,
     metrics: Option<SocketAddr>,
+    admin: Option<PathBuf>,
     inbox: Inbox,
     ready: watch::Receiver<bool>,
     ended: watch::Receiver<bool>,
@@ -102,7 +110,9 @@ impl Balancer {
     /// # Errors
     /// See [`StartError`].
     pub async fn start(config: Config, shutdown: Shutdown) -> Result<Self, StartError> {
-        let (sources, warnings) = sources::load(config).await.map_err(StartError::Config)?;
+        let (sources, warnings) = sources::load(config, &HashMap::new())
+            .await
+            .map_err(StartError::Config)?;
         for warning in warnings.iter() {
             tracing::warn!("{warning}");
         }
@@ -110,9 +120,11 @@ impl Balancer {
         let processors = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = process.threads.unwrap_or_else(processors);
         let fresh = Ports::default()
-            .bind_missing(&ports::wanted(&sources.plan), threads)
+            .bind_missing(&ports::wanted(&sources.services()), threads)
             .map_err(StartError::Bind)?;
         let page = process.metrics.map(bind_page).transpose()?;
+        let admin = AdminSocket::bind(&process.admin)?;
+        let admin_path = admin.as_ref().map(|socket| socket.path().to_owned());
         let metrics = page.as_ref().and_then(|listener| listener.local_addr().ok());
 
         // A drop of the handle is a hard shutdown too.
@@ -140,10 +152,13 @@ impl Balancer {
                     Ok(page) => page.map(|page| tokio::spawn(page.run())),
                     Err(error) => return drop(bound_sender.send(Err(error))),
                 };
+                let admin = admin.map(|socket| tokio::spawn(socket.run(control.inbox.clone())));
                 let _ = bound_sender.send(Ok(control.ports.bound()));
                 control.run(messages, failed).await;
-                if let Some(page) = page {
-                    page.abort();
+                for helper in page.into_iter().chain(admin) {
+                    helper.abort();
+                    // Awaited, so that the control socket is gone when the end is told.
+                    let _ = helper.await;
                 }
                 drop(writer);
                 ended_sender.send_replace(true);
@@ -155,6 +170,7 @@ impl Balancer {
         Ok(Self {
             addresses,
             metrics,
+            admin: admin_path,
             inbox,
             ready,
             ended,
@@ -173,6 +189,12 @@ impl Balancer {
     #[must_use]
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.metrics
+    }
+
+    /// The control socket.
+    #[must_use]
+    pub fn admin_path(&self) -> Option<&Path> {
+        self.admin.as_deref()
     }
 
     /// Completes when every backend was checked once.

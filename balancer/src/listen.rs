@@ -83,7 +83,7 @@ impl Thread {
             service: Arc::clone(service),
             sessions: Arc::clone(&self.sessions),
             journal: self.journal.clone(),
-            chooser: Mutex::new(Chooser::default()),
+            chooser: Mutex::new(Chooser::new(rand::random())),
         });
         let accepting = accept(listener, door, Arc::clone(all), self.tasks.clone());
         self.handle

@@ -1,14 +1,21 @@
 //! One service as all threads share it: its snapshot, its gates, its counters.
 
+mod rate;
+
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::Notify;
 
 use crate::backend::connect::{ConnectError, Report, Reports};
 use crate::backend::{BackendState, Counter, Waiting};
+use crate::plan;
+use crate::schedule::sticky::Sticky;
 use crate::snapshot::{Live, Snapshot};
+
+use rate::RateLimit;
 
 /// What lives as long as a service has its name, through all reloads.
 #[derive(Debug)]
@@ -25,7 +32,14 @@ pub struct ServiceState {
     pub counters: Counters,
     /// Where failed connects are told.
     reports: Reports,
+    /// Which backend a client had, if it is to stay there.
+    sticky: Mutex<Option<Sticky>>,
+    /// How many connections each source may open, if there is a limit.
+    rate: Mutex<Option<RateLimit>>,
 }
+
+/// Clients of one service that are remembered.
+const REMEMBERED: usize = 100_000;
 
 /// What happened to the connections of a service.
 #[derive(Debug, Default)]
@@ -59,8 +73,11 @@ impl ServiceState {
     #[must_use]
     pub fn new(snapshot: Snapshot, reports: Reports) -> Self {
         let limit = snapshot.service.maxconn.unwrap_or(usize::MAX);
+        let sticky = snapshot.service.sticky.map(|it| Sticky::new(it.timeout, REMEMBERED));
         Self {
             name: Arc::clone(&snapshot.service.name),
+            sticky: Mutex::new(sticky),
+            rate: Mutex::new(snapshot.service.rate.map(RateLimit::new)),
             live: Live::new(snapshot),
             gate: Arc::new(Gate::new(limit)),
             waiting: Arc::default(),
@@ -72,8 +89,45 @@ impl ServiceState {
     /// Makes another snapshot the current one.
     pub fn publish(&self, snapshot: Snapshot) {
         self.gate.set_limit(snapshot.service.maxconn.unwrap_or(usize::MAX));
+        self.set_sticky(snapshot.service.sticky);
+        self.set_rate(snapshot.service.rate);
         self.live.publish(snapshot);
         self.waiting.wake_all();
+    }
+
+    fn set_sticky(&self, policy: Option<plan::Sticky>) {
+        let mut sticky = lock(&self.sticky);
+        match (&mut *sticky, policy) {
+            (Some(table), Some(policy)) => table.set_timeout(policy.timeout),
+            (table, policy) => *table = policy.map(|it| Sticky::new(it.timeout, REMEMBERED)),
+        }
+    }
+
+    fn set_rate(&self, policy: Option<u32>) {
+        let mut rate = lock(&self.rate);
+        match (&mut *rate, policy) {
+            (Some(table), Some(policy)) => table.set(policy),
+            (table, policy) => *table = policy.map(RateLimit::new),
+        }
+    }
+
+    /// True if this source may open a connection now; it then has one less.
+    #[must_use]
+    pub fn is_within_rate(&self, source: IpAddr, now: Instant) -> bool {
+        lock(&self.rate).as_mut().is_none_or(|table| table.admit(source, now))
+    }
+
+    /// The [key](crate::schedule::member_key) of the backend that a client had, if it is to stay there.
+    #[must_use]
+    pub fn remembered(&self, client: IpAddr, now: Instant) -> Option<u64> {
+        lock(&self.sticky).as_ref()?.get(client, now)
+    }
+
+    /// Remembers the backend of a client, if clients are to stay.
+    pub fn remember(&self, client: IpAddr, key: u64, now: Instant) {
+        if let Some(table) = lock(&self.sticky).as_mut() {
+            table.put(client, key, now);
+        }
     }
 
     /// Counts a connect that failed and, if the backend is to blame, tells the control task.
@@ -95,9 +149,13 @@ impl ServiceState {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// True if `allow` and `deny` let this client in.
 #[must_use]
-pub fn is_admitted(service: &crate::plan::Service, client: SocketAddr) -> bool {
+pub fn is_admitted(service: &plan::Service, client: SocketAddr) -> bool {
     let ip = client.ip().to_canonical();
     (service.allow.is_empty() || is_in(&service.allow, ip)) && !is_in(&service.deny, ip)
 }

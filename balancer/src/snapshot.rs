@@ -8,7 +8,8 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::backend::BackendState;
-use crate::plan::{ClientIp, Service};
+use crate::plan::{ClientIp, Schedule, Service};
+use crate::schedule::{Member, Table, member_key};
 
 /// The current value of something that is replaced as a whole.
 #[derive(Debug)]
@@ -34,14 +35,50 @@ impl<T> Live<T> {
 /// One service at one moment.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// Grows by one with each publication for the service; tells pickers to prepare anew.
+    /// Grows by one with each publication for the service.
     pub version: u64,
     /// Its policies.
     pub service: Arc<Service>,
     /// Who may be chosen.
-    pub primary: Vec<Candidate>,
+    pub primary: Pool,
     /// Who may be chosen when no primary can take the client.
-    pub backup: Vec<Candidate>,
+    pub backup: Pool,
+    /// True while someone who may turn out to be healthy has not been checked yet: worth waiting for.
+    pub is_pending: bool,
+}
+
+impl Snapshot {
+    /// Everybody who may be chosen.
+    pub fn candidates(&self) -> impl Iterator<Item = &Candidate> {
+        self.primary.candidates.iter().chain(&self.backup.candidates)
+    }
+}
+
+/// Backends to choose among, and what the schedule has worked out about them.
+#[derive(Debug)]
+pub struct Pool {
+    /// In the order of the configuration.
+    pub candidates: Vec<Candidate>,
+    /// Picks places in that list.
+    pub table: Table,
+}
+
+impl Pool {
+    /// Prepares to choose among these.
+    #[must_use]
+    pub fn new(schedule: Schedule, candidates: Vec<Candidate>) -> Self {
+        let members: Vec<Member> = candidates
+            .iter()
+            .map(|it| Member {
+                key: it.key,
+                weight: it.weight,
+            })
+            .collect();
+        Self {
+            table: Table::new(schedule, &members),
+            candidates,
+        }
+    }
 }
 
 /// A backend that may be chosen.
@@ -49,10 +86,33 @@ pub struct Snapshot {
 pub struct Candidate {
     /// Its identity and counters.
     pub state: Arc<BackendState>,
+    /// Who it is, for the schedules.
+    pub key: u64,
     /// Its share at this moment, never 0.
     pub weight: u32,
     /// Ceiling of its connections; `u32::MAX` is none.
     pub limit: u32,
     /// How it learns the client's address.
     pub client_ip: ClientIp,
+}
+
+impl Candidate {
+    /// A backend with this share and these limits.
+    #[must_use]
+    pub fn new(state: Arc<BackendState>, weight: u32, limit: u32, client_ip: ClientIp) -> Self {
+        Self {
+            key: member_key(state.address),
+            state,
+            weight,
+            limit,
+            client_ip,
+        }
+    }
+
+    /// True if nothing about it differs.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.state, &other.state)
+            && (self.weight, self.limit, self.client_ip) == (other.weight, other.limit, other.client_ip)
+    }
 }

@@ -1,5 +1,6 @@
 //! The balancer with real sockets: scripted clients and backends on both ends.
 
+mod ctl;
 mod health;
 mod l4;
 mod page;

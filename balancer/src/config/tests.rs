@@ -262,3 +262,47 @@ fn json_is_read_too() {
 
     assert_eq!(plan.services[0].check.rise, 1);
 }
+
+#[test]
+fn what_ipvsadm_saved_is_a_configuration() {
+    let plan = plan(
+        "-A -t 10.0.0.1:5000 -s rr -p 600
+-a -t 10.0.0.1:5000 -r 10.0.0.2:5000 -m -w 1
+-a -t 10.0.0.1:5000 -r 10.0.0.3:5000 -m -w 3 -x 100 -y 50
+-A -u 10.0.0.1:5050 -s wlc
+-a -u 10.0.0.1:5050 -r 10.0.0.2:5050 -m -w 1
+",
+    );
+
+    let [tcp, udp] = plan.services.as_slice() else {
+        panic!("two services")
+    };
+    assert_eq!(
+        (&*tcp.name, tcp.schedule, tcp.sticky.map(|it| it.timeout.as_secs())),
+        ("10.0.0.1:5000", Schedule::Rr, Some(600))
+    );
+    let backends: Vec<_> = tcp
+        .backends
+        .iter()
+        .map(|it| (it.endpoint.to_string(), it.weight, it.maxconn))
+        .collect();
+    assert_eq!(
+        backends,
+        [
+            ("10.0.0.2:5000".to_owned(), 1, None),
+            ("10.0.0.3:5000".to_owned(), 3, Some(100))
+        ]
+    );
+    assert_eq!(
+        (udp.mode, udp.schedule, udp.listen[0].port()),
+        (Mode::Udp, Schedule::Wlc, 5050)
+    );
+}
+
+#[test]
+fn rules_of_ipvsadm_that_a_proxy_cannot_keep_are_refused_with_their_place() {
+    let text =
+        file("-A -t 10.0.0.1:5000 -s rr\n-a -t 10.0.0.1:5000 -r 10.0.0.2:5000 -g\n").expect_err("direct routing");
+
+    assert!(text.to_string().starts_with("balancer.yaml:2:"), "{text}");
+}

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use saphyr::{LoadableYamlNode, MarkedYaml, Scalar, YamlData};
 
 use super::{Place, Problem, Problems};
+use crate::ipvsadm;
 
 /// Deepest nesting that makes sense here; what is deeper is refused before it can exhaust the stack.
 const DEEPEST: usize = 8;
@@ -176,4 +177,89 @@ fn convert(
         YamlData::Alias(_) | YamlData::BadValue => return Err((place, "is not a value".into())),
     };
     Ok(Written { place, value })
+}
+
+/// True for a text that begins with a rule of ipvsadm's.
+pub(super) fn is_ipvsadm(text: &str) -> bool {
+    let mut lines = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines
+        .next()
+        .is_some_and(|line| line.starts_with("-A") || line.starts_with("--add-service"))
+}
+
+/// What `ipvsadm -S -n` printed, as the services it stands for.
+pub(super) fn from_ipvsadm(text: &str, path: &Path) -> Result<Written, Problems> {
+    let file: Arc<Path> = path.into();
+    let at = |line: usize, column: usize| Place::File {
+        file: Arc::clone(&file),
+        line,
+        column,
+    };
+    let services = ipvsadm::parse_saved(text).map_err(|errors| {
+        let problem = |error: ipvsadm::RuleError| Problem {
+            place: at(error.line, error.column),
+            path: String::new(),
+            text: error.reason.to_string(),
+        };
+        Problems(errors.into_iter().map(problem).collect())
+    })?;
+    let services = services
+        .iter()
+        .map(|saved| of_saved(saved, &at(saved.line, 1)))
+        .collect();
+    let whole = at(0, 0);
+    let services = Written {
+        place: whole.clone(),
+        value: Value::List(services),
+    };
+    Ok(map(&whole, vec![("services", services)]))
+}
+
+fn of_saved(saved: &ipvsadm::SavedService, place: &Place) -> Written {
+    let scalar = |text: String| Written::scalar(place.clone(), text);
+    let schedule = saved.options.schedule.unwrap_or(ipvsadm::DEFAULT_SCHEDULE);
+    let mut entries = vec![
+        ("listen", scalar(saved.service.address.to_string())),
+        ("mode", scalar(saved.service.protocol.to_string().to_lowercase())),
+        ("schedule", scalar(schedule.to_string())),
+    ];
+    if let Some(time) = saved.options.persistence {
+        entries.push(("sticky", scalar("source".into())));
+        entries.push(("sticky_timeout", scalar(format!("{}s", time.as_secs()))));
+    }
+    let backend = |(endpoint, options): &(crate::plan::Endpoint, ipvsadm::ServerOptions)| {
+        let mut entries = vec![("address", scalar(endpoint.to_string()))];
+        entries.extend(options.weight.map(|weight| ("weight", scalar(weight.to_string()))));
+        entries.extend(
+            options
+                .upper
+                .filter(|it| *it > 0)
+                .map(|upper| ("maxconn", scalar(upper.to_string()))),
+        );
+        map(place, entries)
+    };
+    let backends = Value::List(saved.servers.iter().map(backend).collect());
+    entries.push((
+        "backends",
+        Written {
+            place: place.clone(),
+            value: backends,
+        },
+    ));
+    map(place, entries)
+}
+
+fn map(place: &Place, entries: Vec<(&str, Written)>) -> Written {
+    let entry = |(key, value): (&str, Written)| Entry {
+        key: key.to_owned(),
+        place: place.clone(),
+        value,
+    };
+    Written {
+        place: place.clone(),
+        value: Value::Map(entries.into_iter().map(entry).collect()),
+    }
 }

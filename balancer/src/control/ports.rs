@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Place, Problem, Problems};
 use crate::listen;
-use crate::plan::Plan;
+use crate::plan::Service;
 
 /// All open listeners.
 #[derive(Debug, Default)]
@@ -67,19 +67,15 @@ pub type Fresh = Vec<(Want, Vec<TcpListener>)>;
 
 /// What should be listened on.
 #[must_use]
-pub fn wanted(plan: &Plan) -> Vec<Want> {
-    let of_service = |service: &crate::plan::Service| {
-        let name = Arc::clone(&service.name);
-        service
-            .listen
-            .iter()
-            .map(move |address| Want {
-                service: Arc::clone(&name),
-                address: *address,
-            })
-            .collect::<Vec<_>>()
+pub fn wanted(services: &[Service]) -> Vec<Want> {
+    let want = |service: &Service, address: &SocketAddr| Want {
+        service: Arc::clone(&service.name),
+        address: *address,
     };
-    plan.services.iter().flat_map(of_service).collect()
+    services
+        .iter()
+        .flat_map(|service| service.listen.iter().map(|address| want(service, address)))
+        .collect()
 }
 
 /// The same as problems of a configuration.

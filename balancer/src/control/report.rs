@@ -10,16 +10,20 @@ use super::state::{Duty, Entry, Member};
 use crate::config::Problems;
 use crate::health::Health;
 use crate::metrics::rate::Meter;
-use crate::metrics::{BackendReport, Reloads, Report, ServiceReport};
+use crate::metrics::{BackendReport, Rates, Reloads, Report, ServiceReport};
 use crate::plan::{CheckKind, Endpoint, Mode};
+
+/// A service, or one backend of it.
+type Key = (Arc<str>, Option<SocketAddr>);
 
 /// What is remembered only to be shown.
 #[derive(Debug)]
 pub(super) struct Observed {
     started: Instant,
     reloads: Reloads,
-    services: HashMap<Arc<str>, Meter>,
-    backends: HashMap<(Arc<str>, SocketAddr), Meter>,
+    meters: HashMap<Key, Meter>,
+    /// What counters were at the last `-Z`.
+    zeros: HashMap<Key, [u64; 3]>,
 }
 
 impl Observed {
@@ -27,8 +31,8 @@ impl Observed {
         Self {
             started: now,
             reloads: Reloads::default(),
-            services: HashMap::new(),
-            backends: HashMap::new(),
+            meters: HashMap::new(),
+            zeros: HashMap::new(),
         }
     }
 
@@ -51,19 +55,57 @@ impl Observed {
 
     /// Takes rates; call it about once a second.
     pub(super) fn sample(&mut self, control: &Control, now: Instant) {
-        control.threads.iter().for_each(|thread| thread.sessions.settle());
-        let (mut services, mut backends) = (HashMap::new(), HashMap::new());
-        for entry in control.state.services() {
-            let name = &entry.service.name;
-            let meter = self.services.remove(name);
-            services.insert(Arc::clone(name), sampled(meter, now, of_service(entry)));
-            for member in &entry.members {
-                let key = (Arc::clone(name), member.address());
-                let meter = self.backends.remove(&key);
-                backends.insert(key, sampled(meter, now, of_member(member)));
-            }
+        control.settle();
+        let mut meters = HashMap::new();
+        for (key, counters) in counters(control) {
+            let mut meter = self.meters.remove(&key).unwrap_or_else(|| Meter::new(now, counters));
+            meter.sample(now, counters);
+            meters.insert(key, meter);
         }
-        (self.services, self.backends) = (services, backends);
+        self.meters = meters;
+    }
+
+    /// Makes what operators are shown begin at zero now, for one service or for all. What programs read goes on.
+    pub(super) fn zero(&mut self, control: &Control, service: Option<&str>) {
+        let chosen = counters(control).filter(|((name, _), _)| service.is_none_or(|it| *it == **name));
+        self.zeros.extend(chosen);
+    }
+
+    /// Counters since the last [`zero`](Self::zero).
+    pub(super) fn since_zero(&self, service: &Arc<str>, backend: Option<SocketAddr>, counters: [u64; 3]) -> [u64; 3] {
+        let zeros = self
+            .zeros
+            .get(&(Arc::clone(service), backend))
+            .copied()
+            .unwrap_or_default();
+        std::array::from_fn(|index| counters[index].saturating_sub(zeros[index]))
+    }
+
+    /// Recent rates.
+    pub(super) fn rates(&self, service: &Arc<str>, backend: Option<SocketAddr>) -> Rates {
+        self.meters
+            .get(&(Arc::clone(service), backend))
+            .map(Meter::rates)
+            .unwrap_or_default()
+    }
+
+    /// Connections, bytes in, bytes out.
+    pub(super) fn of_service(entry: &Entry) -> [u64; 3] {
+        let counters = &entry.shared.counters;
+        [
+            counters.accepted.get(),
+            counters.bytes_to_backend.get(),
+            counters.bytes_to_client.get(),
+        ]
+    }
+
+    /// Connections, bytes in, bytes out.
+    pub(super) fn of_member(member: &Member) -> [u64; 3] {
+        [
+            member.state.connections.get(),
+            member.state.bytes_to_backend.get(),
+            member.state.bytes_to_client.get(),
+        ]
     }
 
     pub(super) fn report(&self, control: &Control, now: Instant) -> Report {
@@ -122,7 +164,7 @@ impl Observed {
             accept_errors: counters.accept_errors.get(),
             bytes_in: counters.bytes_to_backend.get(),
             bytes_out: counters.bytes_to_client.get(),
-            rates: self.services.get(&service.name).map(Meter::rates).unwrap_or_default(),
+            rates: self.rates(&service.name, None),
             backends: entry
                 .members
                 .iter()
@@ -134,9 +176,8 @@ impl Observed {
     fn backend(&self, entry: &Entry, member: &Member, now: Instant) -> BackendReport {
         let state = &member.state;
         let (word, why) = describe(entry, member);
-        let meter = self.backends.get(&(Arc::clone(&entry.service.name), state.address));
         let snapshot = entry.shared.live.load();
-        let mut candidates = snapshot.primary.iter().chain(&snapshot.backup);
+        let mut candidates = snapshot.candidates();
         #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
         let connect_seconds = state.connect_micros.get() as f64 / 1e6;
         BackendReport {
@@ -165,32 +206,20 @@ impl Observed {
             probes_passed: member.probes.0,
             probes_failed: member.probes.1,
             last_probe_ms: member.last_probe.map(|took| took.as_secs_f64() * 1000.0),
-            rates: meter.map(Meter::rates).unwrap_or_default(),
+            rates: self.rates(&entry.service.name, Some(state.address)),
         }
     }
 }
 
-fn sampled(meter: Option<Meter>, now: Instant, counters: [u64; 3]) -> Meter {
-    let mut meter = meter.unwrap_or_else(|| Meter::new(now, counters));
-    meter.sample(now, counters);
-    meter
-}
-
-fn of_service(entry: &Entry) -> [u64; 3] {
-    let counters = &entry.shared.counters;
-    [
-        counters.accepted.get(),
-        counters.bytes_to_backend.get(),
-        counters.bytes_to_client.get(),
-    ]
-}
-
-fn of_member(member: &Member) -> [u64; 3] {
-    [
-        member.state.connections.get(),
-        member.state.bytes_to_backend.get(),
-        member.state.bytes_to_client.get(),
-    ]
+fn counters(control: &Control) -> impl Iterator<Item = (Key, [u64; 3])> {
+    control.state.services().iter().flat_map(|entry| {
+        let name = &entry.service.name;
+        let backends = entry
+            .members
+            .iter()
+            .map(|it| ((Arc::clone(name), Some(it.address())), Observed::of_member(it)));
+        std::iter::once(((Arc::clone(name), None), Observed::of_service(entry))).chain(backends)
+    })
 }
 
 /// One word for how a backend is, and why.

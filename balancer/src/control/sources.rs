@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::edits::Edits;
 use super::state::Wish;
 use crate::config::{Config, Place, Problem, Problems, backends};
 use crate::plan::{Backend, Endpoint, Plan, Service};
@@ -21,20 +22,23 @@ pub struct Sources {
     pub plan: Plan,
     /// What the backends file of each service said last, when it was good.
     pub files: HashMap<Arc<str>, Vec<Backend>>,
+    /// What an operator changed.
+    pub edits: Edits,
     /// What names stood for last, when they could be resolved.
     pub names: HashMap<Endpoint, Vec<SocketAddr>>,
 }
 
-/// Reads and resolves everything.
+/// Reads and resolves everything. A name that cannot be resolved now stands for what it stood for in `known`.
 ///
 /// # Errors
 /// All problems of all files and names; nothing has changed then.
-pub async fn load(config: Config) -> Result<(Sources, Problems), Problems> {
+pub async fn load(config: Config, known: &HashMap<Endpoint, Vec<SocketAddr>>) -> Result<(Sources, Problems), Problems> {
     let checked = config.check()?;
     let mut sources = Sources {
         config,
         plan: checked.plan,
         files: HashMap::new(),
+        edits: Edits::default(),
         names: HashMap::new(),
     };
     let mut problems = Vec::new();
@@ -48,7 +52,8 @@ pub async fn load(config: Config) -> Result<(Sources, Problems), Problems> {
         }
     }
     for endpoint in sources.endpoints() {
-        match resolve(&endpoint).await {
+        let resolved = resolve(&endpoint).await;
+        match resolved.or_else(|error| known.get(&endpoint).cloned().ok_or(error)) {
             Ok(addresses) => {
                 sources.names.insert(endpoint, addresses);
             }
@@ -108,9 +113,9 @@ impl Sources {
     /// The names to be resolved.
     #[must_use]
     pub fn endpoints(&self) -> HashSet<Endpoint> {
-        let written = self.plan.services.iter().flat_map(|service| self.written(service));
+        let written = self.services().into_iter().flat_map(|service| service.backends);
         written
-            .map(|it| it.endpoint.clone())
+            .map(|it| it.endpoint)
             .filter(|it| !matches!(it, Endpoint::Address(_)))
             .collect()
     }
@@ -151,21 +156,47 @@ impl Sources {
         }
     }
 
-    /// The backends of a service as they were written, in the configuration and in its file.
-    fn written<'a>(&'a self, service: &'a Service) -> impl Iterator<Item = &'a Backend> {
-        service
+    /// The backends of a service as they were written, in the configuration and in its file; the first of a kind counts.
+    #[must_use]
+    pub fn configured(&self, service: &Service) -> Vec<Backend> {
+        let mut seen = HashSet::new();
+        let all = service
             .backends
             .iter()
-            .chain(self.files.get(&service.name).into_iter().flatten())
+            .chain(self.files.get(&service.name).into_iter().flatten());
+        all.filter(|backend| seen.insert(&backend.endpoint)).cloned().collect()
+    }
+
+    /// The services as they should be, each with all its backends.
+    #[must_use]
+    pub fn services(&self) -> Vec<Service> {
+        let mut services = self.edits.services(&self.plan.services);
+        for service in &mut services {
+            service.backends = self.edits.backends(&service.name, self.configured(service));
+        }
+        services
+    }
+
+    /// Takes over the edits of the sources that counted before.
+    pub fn inherit_edits(&mut self, before: &Self) {
+        let mut edits = before.edits.clone();
+        edits.prune(&self.plan.services, |service| self.configured(service));
+        self.edits = edits;
+        // Names that an operator added are still known by what they stood for.
+        for endpoint in self.endpoints() {
+            if let Some(addresses) = before.names.get(&endpoint) {
+                self.names.entry(endpoint).or_insert_with(|| addresses.clone());
+            }
+        }
     }
 
     /// What should be.
     #[must_use]
     pub fn wishes(&self) -> Vec<Wish> {
-        let wish = |service: &Service| {
+        let wish = |mut service: Service| {
             let mut seen = HashSet::new();
             let mut list = Vec::new();
-            for backend in self.written(service) {
+            for backend in std::mem::take(&mut service.backends) {
                 let addresses = match &backend.endpoint {
                     Endpoint::Address(address) => std::slice::from_ref(address),
                     name => self.names.get(name).map_or(&[][..], Vec::as_slice),
@@ -178,10 +209,10 @@ impl Sources {
                 );
             }
             Wish {
-                service: Arc::new(service.clone()),
+                service: Arc::new(service),
                 backends: list,
             }
         };
-        self.plan.services.iter().map(wish).collect()
+        self.services().into_iter().map(wish).collect()
     }
 }

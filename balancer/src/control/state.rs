@@ -15,7 +15,7 @@ use crate::health::{Change, Failure, Health, HealthMachine};
 use crate::l4::sessions::Why;
 use crate::plan::{Backend, Check, CheckKind, OnDown, Service};
 use crate::service::ServiceState;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Pool, Snapshot};
 
 mod pool;
 #[cfg(test)]
@@ -338,8 +338,9 @@ impl Entry {
         let snapshot = Snapshot {
             version: 0,
             service: Arc::clone(service),
-            primary: Vec::new(),
-            backup: Vec::new(),
+            primary: Pool::new(service.schedule, Vec::new()),
+            backup: Pool::new(service.schedule, Vec::new()),
+            is_pending: true,
         };
         Self {
             service: Arc::clone(service),

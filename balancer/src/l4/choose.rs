@@ -1,15 +1,20 @@
 //! Which backend a connection tries next, on one thread.
 
+use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
 
 use crate::backend::Pick;
 use crate::plan::ClientIp;
-use crate::snapshot::{Candidate, Snapshot};
+use crate::schedule::{Turn, client_key};
+use crate::service::ServiceState;
+use crate::snapshot::{Candidate, Pool, Snapshot};
 
 /// A thread's own place in the turn of one service.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Chooser {
-    next: usize,
+    primary: Turn,
+    backup: Turn,
 }
 
 /// What choosing came to.
@@ -17,8 +22,8 @@ pub struct Chooser {
 pub enum Choice {
     /// This one.
     Picked(Chosen),
-    /// Everyone who might is at its limit.
-    Full,
+    /// Everyone who might is at its limit, or has not been checked yet.
+    Wait,
     /// There is nobody left to try.
     Nobody,
 }
@@ -30,35 +35,83 @@ pub struct Chosen {
     pub pick: Pick,
     /// How it learns the client's address.
     pub client_ip: ClientIp,
+    key: u64,
+}
+
+impl Chosen {
+    fn try_new(candidate: &Candidate) -> Option<Self> {
+        let pick = Pick::try_new(&candidate.state, candidate.limit)?;
+        Some(Self {
+            pick,
+            client_ip: candidate.client_ip,
+            key: candidate.key,
+        })
+    }
 }
 
 impl Chooser {
-    /// Chooses among those that were not tried; a backup only when no primary is left.
-    pub fn choose(&mut self, snapshot: &Snapshot, client: IpAddr, tried: &[SocketAddr]) -> Choice {
-        match self.choose_from(&snapshot.primary, client, tried) {
-            Choice::Nobody => self.choose_from(&snapshot.backup, client, tried),
-            choice => choice,
+    /// A thread's start; `seed` should differ between threads and processes.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self {
+            primary: Turn::new(seed),
+            backup: Turn::new(!seed),
         }
     }
 
-    fn choose_from(&mut self, candidates: &[Candidate], _client: IpAddr, tried: &[SocketAddr]) -> Choice {
-        let mut is_full = false;
-        for _ in 0..candidates.len() {
-            self.next = (self.next + 1) % candidates.len();
-            let candidate = &candidates[self.next];
-            if tried.contains(&candidate.state.address) {
-                continue;
-            }
-            match Pick::try_new(&candidate.state, candidate.limit) {
-                Some(pick) => {
-                    return Choice::Picked(Chosen {
-                        pick,
-                        client_ip: candidate.client_ip,
-                    });
-                }
-                None => is_full = true,
-            }
+    /// Chooses among those that were not tried: the one the client had before if it is to stay there, else by the
+    /// schedule; a backup only when no primary is left.
+    pub fn choose(
+        &mut self,
+        service: &ServiceState,
+        snapshot: &Snapshot,
+        client: IpAddr,
+        tried: &[SocketAddr],
+    ) -> Choice {
+        if let Some(chosen) = had_before(service, snapshot, client, tried) {
+            return Choice::Picked(chosen);
         }
-        if is_full { Choice::Full } else { Choice::Nobody }
+        let choice = match from_pool(&snapshot.primary, &mut self.primary, client, tried) {
+            Choice::Nobody => from_pool(&snapshot.backup, &mut self.backup, client, tried),
+            choice => choice,
+        };
+        match &choice {
+            Choice::Picked(chosen) => service.remember(client, chosen.key, Instant::now()),
+            Choice::Nobody if snapshot.is_pending => return Choice::Wait,
+            Choice::Nobody | Choice::Wait => {}
+        }
+        choice
     }
+}
+
+fn had_before(service: &ServiceState, snapshot: &Snapshot, client: IpAddr, tried: &[SocketAddr]) -> Option<Chosen> {
+    let now = Instant::now();
+    let key = service.remembered(client, now)?;
+    let candidate = snapshot
+        .candidates()
+        .find(|it| it.key == key && !tried.contains(&it.state.address))?;
+    let chosen = Chosen::try_new(candidate)?;
+    service.remember(client, key, now);
+    Some(chosen)
+}
+
+fn from_pool(pool: &Pool, turn: &mut Turn, client: IpAddr, tried: &[SocketAddr]) -> Choice {
+    let is_full = Cell::new(false);
+    let room = |index: usize| {
+        let candidate = &pool.candidates[index];
+        if tried.contains(&candidate.state.address) {
+            return None;
+        }
+        let active = candidate.state.active();
+        is_full.set(is_full.get() || active >= candidate.limit);
+        (active < candidate.limit).then_some(active)
+    };
+    let client = client_key(client);
+    // Another thread may take the last permit in between; then there is one candidate less in the next round.
+    while let Some(index) = pool.table.pick(turn, client, room) {
+        if let Some(chosen) = Chosen::try_new(&pool.candidates[index]) {
+            return Choice::Picked(chosen);
+        }
+    }
+    if is_full.get() { Choice::Wait } else { Choice::Nobody }
 }

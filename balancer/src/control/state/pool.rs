@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::{Duty, Entry, Member, SLOW_START_STEP};
 use crate::health::Health;
-use crate::snapshot::{Candidate, Snapshot};
+use crate::snapshot::{Candidate, Pool, Snapshot};
 
 /// Weights are multiplied by this while one of them is growing, so that a tenth of 1 is a whole number.
 const FINE: u32 = 100;
@@ -37,7 +37,7 @@ impl Entry {
         }
         self.is_panicking = worst > Standing::Healthy;
         let shares = self.shares(now);
-        let candidates = |is_backup: bool| {
+        let candidates = |is_backup: bool| -> Vec<Candidate> {
             let members = self.members.iter().zip(&shares);
             members
                 .filter(|(member, _)| member.spec.backup == is_backup)
@@ -45,21 +45,27 @@ impl Entry {
                 .map(|(member, share)| self.candidate(member, *share))
                 .collect()
         };
-        let (primary, backup): (Vec<_>, Vec<_>) = (candidates(false), candidates(true));
+        let (primary, backup) = (candidates(false), candidates(true));
+        let is_pending = self
+            .members
+            .iter()
+            .any(|it| it.is_wanted() && *it.machine.health() == Health::Unknown);
         let old = self.shared.live.load();
-        // Pickers prepare anew for each version, so there is none without a change.
+        // Without a change nobody shall have to prepare anew.
         if self.version == 0
             || !Arc::ptr_eq(&old.service, &self.service)
             || !are_same(&old.primary, &primary)
             || !are_same(&old.backup, &backup)
+            || old.is_pending != is_pending
         {
             self.version += 1;
-            let service = Arc::clone(&self.service);
+            let schedule = self.service.schedule;
             self.shared.publish(Snapshot {
                 version: self.version,
-                service,
-                primary,
-                backup,
+                service: Arc::clone(&self.service),
+                primary: Pool::new(schedule, primary),
+                backup: Pool::new(schedule, backup),
+                is_pending,
             });
         }
     }
@@ -144,20 +150,14 @@ impl Entry {
     }
 
     fn candidate(&self, member: &Member, weight: u32) -> Candidate {
-        Candidate {
-            state: Arc::clone(&member.state),
-            weight: weight.max(1),
-            limit: member.spec.maxconn.unwrap_or(u32::MAX),
-            client_ip: member.spec.client_ip.unwrap_or(self.service.client_ip),
-        }
+        let limit = member.spec.maxconn.unwrap_or(u32::MAX);
+        let client_ip = member.spec.client_ip.unwrap_or(self.service.client_ip);
+        Candidate::new(Arc::clone(&member.state), weight.max(1), limit, client_ip)
     }
 }
 
-fn are_same(one: &[Candidate], other: &[Candidate]) -> bool {
-    one.len() == other.len()
-        && one.iter().zip(other).all(|(a, b)| {
-            Arc::ptr_eq(&a.state, &b.state) && (a.weight, a.limit, a.client_ip) == (b.weight, b.limit, b.client_ip)
-        })
+fn are_same(pool: &Pool, candidates: &[Candidate]) -> bool {
+    pool.candidates.len() == candidates.len() && pool.candidates.iter().zip(candidates).all(|(a, b)| a.is_same(b))
 }
 
 impl Member {

@@ -118,6 +118,7 @@ impl Bench {
             .live
             .load()
             .primary
+            .candidates
             .iter()
             .map(|it| (it.state.address, it.weight))
             .collect()
@@ -435,7 +436,7 @@ impl World {
     /// A client comes and is sent to the first of the candidates.
     fn connect(&mut self) {
         let snapshot = self.bench.entry().shared.live.load();
-        let Some(candidate) = snapshot.primary.iter().chain(&snapshot.backup).next() else {
+        let Some(candidate) = snapshot.candidates().next() else {
             return;
         };
         let pick = Pick::try_new(&candidate.state, candidate.limit).expect("no limit");
@@ -521,7 +522,7 @@ impl World {
     fn check(&mut self) {
         let entry = self.bench.entry();
         let snapshot = entry.shared.live.load();
-        let all: Vec<&Candidate> = snapshot.primary.iter().chain(&snapshot.backup).collect();
+        let all: Vec<&Candidate> = snapshot.candidates().collect();
         let member = |address: SocketAddr| {
             entry
                 .members
