@@ -101,7 +101,7 @@ fn failure(error: StartError) -> Failure {
     match error {
         StartError::Config(problems) => refused(&problems),
         StartError::System(_) => Failure::Running(error.into()),
-        StartError::Bind(_) | StartError::Metrics { .. } => {
+        StartError::Bind(_) | StartError::Admin(_) | StartError::Metrics { .. } => {
             Failure::Configuration(format!("{:#}", anyhow::Error::new(error)))
         }
     }

@@ -48,6 +48,7 @@ const BALANCER: &[Row] = &[
     Siblings(&["snapshot"]),
     Siblings(&["config"]),
     LeftToRight(&[
+        "ipvsadm",
         "schedule",
         "relay",
         "proxy_protocol",
