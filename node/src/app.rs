@@ -1,1 +1,437 @@
 //! Composition root: the only file that names a concrete store; builds everything and starts it in order.
+//!
+//! Store, tables, keystore and people first; then every port is bound; then what a crash left behind is settled; only
+//! then is anything served. Messages run on [`instance`]s, threads of their own; the management API, the writer and the
+//! jobs run on the caller's runtime, so that a heavy query never delays a message.
+
+mod instance;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Mutex, Notify, Semaphore};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+use self::instance::{Fleet, Parts};
+use crate::api;
+use crate::audit::{Auditor, Event};
+use crate::clock::{Clock, SystemClock};
+use crate::cluster::Member;
+use crate::config::{Config, Protocol};
+use crate::events::Normalization;
+use crate::keystore::{self, Keystore, KeystoreError, LiveKeystore};
+use crate::listen::{BindError, Bound};
+use crate::metrics::prometheus::Prometheus;
+use crate::pipeline::{self, Authenticator, Gatekeeper};
+use crate::record::{Recorder, Writer};
+use crate::route::payload::BodyLimits;
+use crate::store::{SharedStore, StoreError};
+use crate::tables::{self, Keeper, RefreshError};
+use crate::users::{self, UsersError};
+
+const MIB: u64 = 1 << 20;
+/// The longest time that messages under way get when the node stops.
+const GRACE: Duration = Duration::from_secs(60);
+/// What is queued gets this long when nothing else may run any more.
+const LAST_WRITES: Duration = Duration::from_secs(10);
+
+/// How a node is told to stop.
+#[derive(Clone, Debug, Default)]
+pub struct Shutdown {
+    /// Take nothing new; what is under way ends.
+    pub soft: CancellationToken,
+    /// Drop what is under way.
+    pub hard: CancellationToken,
+}
+
+/// Why a node did not start. Nothing is served then.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("`store.url` cannot be used: {0}")]
+    Url(String),
+    #[error("the store cannot be used")]
+    Store(#[from] StoreError),
+    #[error("channels and clients cannot be read")]
+    Tables(#[from] RefreshError),
+    #[error("there is no keystore to start with")]
+    NoKeystore(#[from] keystore::StartError),
+    #[error("the keystore cannot be used")]
+    Keystore(#[from] KeystoreError),
+    #[error("the first user and roles cannot be made")]
+    Users(#[from] UsersError),
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error("an instance cannot be started")]
+    Instance(#[source] std::io::Error),
+}
+
+/// What the ports of a node are to be; a port that is `None` is not served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    pub http: Option<SocketAddr>,
+    pub https: Option<SocketAddr>,
+    pub api: Option<SocketAddr>,
+}
+
+impl Ports {
+    /// As the settings say; a port of 0 means that there is none.
+    pub fn of(config: &Config) -> Self {
+        let at = |port: u16| (port != 0).then(|| SocketAddr::new(config.bind_address, port));
+        Self {
+            http: at(config.router.http_port),
+            https: at(config.router.https_port),
+            api: at(config.api.port).filter(|_| config.api.enabled),
+        }
+    }
+}
+
+/// What a node is bound to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    pub http: Option<SocketAddr>,
+    pub https: Option<SocketAddr>,
+    pub api: Option<SocketAddr>,
+}
+
+/// A running node; clones are the same node.
+#[derive(Clone, Debug)]
+pub struct Node(Arc<Running>);
+
+#[derive(Debug)]
+struct Running {
+    addresses: Addresses,
+    store: SharedStore,
+    tables: Arc<Keeper>,
+    keystore: Arc<LiveKeystore>,
+    fleet: Fleet,
+    shutdown: Shutdown,
+    stopping: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What lives as long as the node, besides its instances.
+struct Estate {
+    member: Arc<Member>,
+    auditor: Auditor,
+    writing: JoinHandle<()>,
+    auditing: JoinHandle<()>,
+    /// Tasks that end when told to.
+    tasks: TaskTracker,
+}
+
+impl Node {
+    /// Starts a node and serves.
+    ///
+    /// # Errors
+    /// The store, a port or the keystore cannot be used.
+    pub async fn start(config: Arc<Config>, shutdown: Shutdown) -> Result<Self, StartError> {
+        let ports = Ports::of(&config);
+        Self::start_on(ports, config, shutdown).await
+    }
+
+    /// Starts a node on other ports than the settings name; port 0 lets the kernel choose.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub async fn start_on(ports: Ports, config: Arc<Config>, shutdown: Shutdown) -> Result<Self, StartError> {
+        let started = Instant::now();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let instances = config.cluster.map_or(1, crate::config::Cluster::instances);
+        info!(instances, "Clustering the OpenHIM with {instances} workers...");
+        let store = store::open(&config, &clock).await?;
+        let stored = keystore::start(&store, &config.certificate_management, &clock).await?;
+        let keystore = Arc::new(LiveKeystore::new(Keystore::from_stored(&stored)?, Arc::clone(&clock))?);
+        if config.api.enabled {
+            users::ensure(&store, config.api.salt).await?;
+        }
+        let settings = tables::Settings::new(&config.caching, config.limits.pattern_steps);
+        let tables = Arc::new(Keeper::open(Arc::clone(&store), settings).await?);
+        info!("Starting OpenHIM server on {}...", config.bind_address);
+        let bound = Listeners::bind(ports, instances)?;
+        let member = Arc::new(Member::new(Arc::clone(&store), Arc::clone(&clock)));
+        member.announce().await?;
+        member.settle_orphans().await?;
+
+        let (recorder, writer) = Recorder::new(
+            Arc::clone(&store),
+            Arc::clone(&clock),
+            config.store.durability,
+            config.limits.queued_record_mb * MIB as usize,
+            member.id().to_owned(),
+        );
+        let audit_tls = Arc::clone(&keystore);
+        let (auditor, auditing) = Auditor::new(
+            config.auditing.audit_events.clone(),
+            Arc::clone(&store),
+            Arc::clone(&clock),
+            Arc::new(move || audit_tls.load().unverified_client_config().ok()),
+        );
+        let estate = Estate {
+            member: Arc::clone(&member),
+            auditor: auditor.clone(),
+            writing: tokio::spawn(Writer::run(writer)),
+            auditing: tokio::spawn(auditing),
+            tasks: TaskTracker::new(),
+        };
+        let prometheus = Arc::new(Prometheus::default());
+        let restart = Arc::new(Notify::new());
+        let addresses = bound.addresses();
+        let api_socket = bound.api_socket()?;
+        let parts = Parts {
+            http: bound.http,
+            https: bound.https,
+            tables: Arc::clone(&tables),
+            keystore: Arc::clone(&keystore),
+            asks_for_certificates: config.authentication.enable_mutual_tls,
+            authenticator: Arc::new(Authenticator::new(
+                config.authentication.clone(),
+                &config.tls_client_lookup,
+                Arc::clone(&keystore),
+            )),
+            gatekeeper: Arc::new(Gatekeeper::new(&config.limits)),
+            recorder,
+            prometheus: Arc::clone(&prometheus),
+            auditor: auditor.clone(),
+            clock: Arc::clone(&clock),
+            settings: pipeline_settings(&config),
+            trusted_proxies: config.trusted_proxies.clone(),
+            limits: config.limits.clone(),
+            permits: (config.limits.connections > 0)
+                .then(|| Arc::new(Semaphore::new(config.limits.connections.min(Semaphore::MAX_PERMITS)))),
+            stop: shutdown.soft.clone(),
+            hard: shutdown.hard.clone(),
+            grace: config.router.route_timeout().min(GRACE),
+        };
+        let fleet = Fleet::start(parts, instances).await.map_err(StartError::Instance)?;
+        let stop = &shutdown.soft;
+        estate.tasks.spawn(Arc::clone(&tables).run(stop.clone()));
+        estate.tasks.spawn(Arc::clone(&member).run(shutdown.hard.child_token()));
+        let follow = keystore::follow(
+            Arc::clone(&keystore),
+            Arc::clone(&store),
+            Duration::from_millis(config.caching.refresh_millis.max(1)),
+            stop.clone(),
+        );
+        estate.tasks.spawn(follow);
+        if config.certificate_management.watch_fs_for_cert {
+            let settings = config.certificate_management.clone();
+            estate
+                .tasks
+                .spawn(keystore::watch_files(settings, Arc::clone(&store), stop.clone()));
+        }
+        if let Some(listener) = api_socket {
+            let api = api::Api::new(api::Parts {
+                store: Arc::clone(&store),
+                clock: Arc::clone(&clock),
+                settings: api_settings(&config),
+                auditor: auditor.clone(),
+                prometheus: Arc::clone(&prometheus),
+                started,
+                restart: Arc::clone(&restart),
+            });
+            let source = Arc::clone(&keystore);
+            let tls: Option<api::TlsSource> = match config.api.protocol {
+                Protocol::Https => Some(Arc::new(move || source.plain_server_config())),
+                Protocol::Http => None,
+            };
+            estate.tasks.spawn(api::serve(api, listener, tls, stop.clone()));
+        }
+        for (what, address) in addresses.named() {
+            info!(port = address.port(), "{what} listening on port {}", address.port());
+        }
+        auditor.record(Event::Started).await;
+        auditor.flush().await;
+        info!("OpenHIM server started: {}", clock.date());
+        let node = Self(Arc::new(Running {
+            addresses,
+            store,
+            tables,
+            keystore,
+            fleet,
+            shutdown,
+            stopping: Mutex::new(None),
+        }));
+        tokio::spawn(node.clone().renew_when_asked(restart));
+        let ending = tokio::spawn(Arc::clone(&node.0).end(estate));
+        *node.0.stopping.lock().await = Some(ending);
+        Ok(node)
+    }
+
+    /// What the node is bound to.
+    pub fn addresses(&self) -> Addresses {
+        self.0.addresses
+    }
+
+    /// Where the node keeps its documents.
+    pub fn store(&self) -> SharedStore {
+        Arc::clone(&self.0.store)
+    }
+
+    /// The node's channels and clients.
+    pub fn tables(&self) -> Arc<Keeper> {
+        Arc::clone(&self.0.tables)
+    }
+
+    /// The node's keys and certificates.
+    pub fn keystore(&self) -> Arc<LiveKeystore> {
+        Arc::clone(&self.0.keystore)
+    }
+
+    /// Renews the instances one after the other; no connection is refused meanwhile.
+    pub async fn restart(&self) {
+        if let Err(error) = self.0.tables.refresh().await {
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "Restarting with channels and clients as they were"
+            );
+        }
+        self.0.fleet.renew().await;
+    }
+
+    /// Renews the instances when the management API asks for it.
+    async fn renew_when_asked(self, restart: Arc<Notify>) {
+        loop {
+            tokio::select! {
+                () = self.0.shutdown.soft.cancelled() => return,
+                () = restart.notified() => self.restart().await,
+            }
+        }
+    }
+
+    /// Waits until the node has stopped: everything under way has ended and is stored.
+    pub async fn stopped(&self) {
+        let ending = self.0.stopping.lock().await.take();
+        if let Some(ending) = ending {
+            // A panic there was reported by its hook.
+            let _ = ending.await;
+        }
+    }
+
+    /// Kills an instance as a defect would.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn crash_instance(&self, at: usize) {
+        self.0.fleet.crash(at);
+    }
+}
+
+impl Running {
+    /// Waits for the order to stop, then ends what runs, in the order in which work flows.
+    async fn end(self: Arc<Self>, estate: Estate) {
+        self.shutdown.soft.cancelled().await;
+        info!("Stopping the OpenHIM server");
+        // The instances hold the last ways to the writer; when they are gone it stores what it has and ends.
+        self.fleet.stop().await;
+        let is_written = self.last(estate.writing).await;
+        if !is_written {
+            error!("Transactions that waited for the store could not be stored in time");
+        }
+        estate.auditor.record(Event::Stopped).await;
+        if tokio::time::timeout(LAST_WRITES, estate.auditor.flush()).await.is_err() {
+            warn!("Audit records could not be delivered in time");
+        }
+        estate.tasks.close();
+        self.shutdown.hard.cancel();
+        if tokio::time::timeout(LAST_WRITES, estate.tasks.wait()).await.is_err() {
+            warn!("Some work did not end in time");
+        }
+        if is_written {
+            estate.member.leave().await;
+        }
+        estate.auditing.abort();
+        self.store.close().await;
+        info!("OpenHIM server stopped");
+    }
+
+    /// Waits for the writer: as long as it takes, but not for long once nothing may run any more.
+    async fn last(&self, writing: JoinHandle<()>) -> bool {
+        let cut = async {
+            self.shutdown.hard.cancelled().await;
+            tokio::time::sleep(LAST_WRITES).await;
+        };
+        tokio::select! {
+            outcome = writing => outcome.is_ok(),
+            () = cut => false,
+        }
+    }
+}
+
+/// Everything that is bound before anything is served.
+#[derive(Debug)]
+struct Listeners {
+    http: Option<Bound>,
+    https: Option<Bound>,
+    api: Option<Bound>,
+}
+
+impl Listeners {
+    fn bind(ports: Ports, instances: usize) -> Result<Self, BindError> {
+        let bind = |what, address: Option<SocketAddr>, count| {
+            address.map(|address| Bound::new(what, address, count)).transpose()
+        };
+        Ok(Self {
+            http: bind("HTTP", ports.http, instances)?,
+            https: bind("HTTPS", ports.https, instances)?,
+            api: bind("API", ports.api, 1)?,
+        })
+    }
+
+    fn addresses(&self) -> Addresses {
+        let address = |bound: &Option<Bound>| bound.as_ref().map(|bound| bound.address);
+        Addresses {
+            http: address(&self.http),
+            https: address(&self.https),
+            api: address(&self.api),
+        }
+    }
+
+    fn api_socket(&self) -> Result<Option<tokio::net::TcpListener>, StartError> {
+        let socket = self.api.as_ref().map(|bound| bound.socket(0)).transpose();
+        let listener = socket.and_then(|socket| socket.map(tokio::net::TcpListener::from_std).transpose());
+        listener.map_err(StartError::Instance)
+    }
+}
+
+impl Addresses {
+    fn named(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
+        [("HTTP", self.http), ("HTTPS", self.https), ("API", self.api)]
+            .into_iter()
+            .filter_map(|(what, address)| address.map(|address| (what, address)))
+    }
+}
+
+fn pipeline_settings(config: &Config) -> pipeline::Settings {
+    let limits = &config.limits;
+    let ceiling = |mb: u64| (mb > 0).then(|| mb * MIB);
+    pipeline::Settings {
+        trusted_proxies: config.trusted_proxies.clone(),
+        stored_bodies_mb: config.api.max_bodies_size_mb,
+        marker: config.api.truncate_append.as_str().into(),
+        request_body: BodyLimits {
+            bytes: ceiling(limits.request_body_mb),
+            silence: config.router.route_timeout(),
+        },
+        response_body: ceiling(limits.response_body_mb),
+        match_body: (limits.match_body_mb * MIB) as usize,
+        url_bytes: limits.url_bytes,
+        route_timeout: config.router.route_timeout(),
+        normalization: Normalization::of(&config.events),
+    }
+}
+
+fn api_settings(config: &Config) -> api::Settings {
+    api::Settings {
+        api: config.api.clone(),
+        authentication: config.authentication.clone(),
+        certificate_management: config.certificate_management.clone(),
+        events: config.events.clone(),
+        polling: config.polling.clone(),
+        rerun: config.rerun.clone(),
+        header_bytes: config.limits.header_bytes,
+    }
+}

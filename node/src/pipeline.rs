@@ -1,4 +1,156 @@
-//! The order of the stages, written once for each entry: router, rerun, TCP, polling.
+//! The way of a message, stage by stage: each stage is a function from one type to the next.
+//!
+//! [`Received`] → *authenticate* → [`Identified`] → *match_channel* → [`Matched`] → *authorise* → [`Admitted`] → *open* →
+//! *carry* → answer. A stage that says no ends the way with a [`Rejection`]; only [`rejection`] knows statuses and words.
+//! From *open* on, the message is recorded and carried to its end, whether the client still waits or not.
+//!
+//! The pipeline reads the tables once per message and never changes them.
 
+pub mod authenticate;
+mod authorise;
+mod carry;
 pub mod jwt;
+mod limits;
+mod match_channel;
+mod rejection;
+mod respond;
 pub mod rewrite;
+mod stages;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::sync::oneshot;
+use tokio_util::task::TaskTracker;
+
+pub use self::authenticate::Authenticator;
+pub use self::limits::Gatekeeper;
+pub use self::rejection::Rejection;
+pub use self::respond::AnswerBody;
+use self::stages::Received;
+pub use self::stages::{Admitted, Identified, Matched};
+use crate::audit::{Auditor, Event};
+use crate::clock::Clock;
+use crate::events::Normalization;
+use crate::keystore::ClientCertificate;
+use crate::metrics::prometheus::Prometheus;
+use crate::record::Recorder;
+use crate::route::Router;
+use crate::route::payload::BodyLimits;
+use crate::tables::Keeper;
+
+/// Of a refused request's body, this much is read so that the client hears the answer.
+const DISCARD: usize = 256 << 10;
+/// And no longer than this.
+const DISCARD_TIME: Duration = Duration::from_secs(2);
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// The client's address, as a trusted proxy tells it.
+    pub address: IpAddr,
+    /// `X-Forwarded-For` is believed.
+    pub is_trusted: bool,
+    /// What the client presented over TLS, if it was found trustworthy.
+    pub certificate: Option<Arc<ClientCertificate>>,
+}
+
+/// What the stages need to know of the settings.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Peers whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<ipnet::IpNet>,
+    /// `api.maxBodiesSizeMB`: what a transaction keeps of its bodies.
+    pub stored_bodies_mb: f64,
+    /// `api.truncateAppend`.
+    pub marker: Arc<str>,
+    /// Bounds of a request's body.
+    pub request_body: BodyLimits,
+    /// Bytes of an answer's body; `None` for no limit.
+    pub response_body: Option<u64>,
+    /// Bodies larger than this are not searched, bytes.
+    pub match_body: usize,
+    pub url_bytes: usize,
+    /// Where a channel sets no timeout.
+    pub route_timeout: Duration,
+    pub normalization: Normalization,
+}
+
+/// The stages and what they work with. One for each instance.
+#[derive(Debug)]
+pub struct Pipeline {
+    pub tables: Arc<Keeper>,
+    pub authenticator: Arc<Authenticator>,
+    pub gatekeeper: Arc<Gatekeeper>,
+    pub recorder: Recorder,
+    pub prometheus: Arc<Prometheus>,
+    pub router: Router,
+    pub auditor: Auditor,
+    pub clock: Arc<dyn Clock>,
+    pub settings: Settings,
+    /// Messages under way: a node that stops waits for them.
+    pub tracker: TaskTracker,
+}
+
+impl Pipeline {
+    /// The public way: a request over HTTP or HTTPS.
+    pub async fn http(self: Arc<Self>, request: Request<Incoming>, peer: Arc<Peer>) -> Response<AnswerBody> {
+        let mut shape = respond::Shape::of(&request);
+        match self.admit(request, peer).await {
+            Ok(admitted) => {
+                let (answer, answered) = oneshot::channel();
+                // On its own: a client that goes away must not leave a transaction half done.
+                let carried = Arc::clone(&self).carry(*admitted, answer);
+                self.tracker.spawn(carried);
+                match answered.await {
+                    Ok(Ok(answer)) => answer.into_response(&shape),
+                    Ok(Err(rejection)) => rejection.into_response(&shape),
+                    Err(_) => Rejection::Internal("a message was lost on its way".into()).into_response(&shape),
+                }
+            }
+            Err(refused) => self.refuse(*refused, &mut shape).await.into_response(&shape),
+        }
+    }
+
+    async fn admit(&self, request: Request<Incoming>, peer: Arc<Peer>) -> Result<Box<Admitted>, Box<Refused>> {
+        let received = Received::new(request, peer, &self.settings, self.clock.now())?;
+        let tables = match self.tables.for_message().await {
+            Ok(tables) => tables,
+            Err(error) => return Err(received.refused(Rejection::Tables(error))),
+        };
+        let identified = self.authenticator.authenticate(&tables, received).await;
+        let matched = match_channel::match_channel(&tables.channels, identified, self.settings.match_body).await?;
+        let admitted = authorise::authorise(matched, self.authenticator.offers_basic())?;
+        self.gatekeeper.admit(admitted).await
+    }
+
+    /// What is owed to a request that goes no further: an audit record if its sender was turned away, and its body read
+    /// so that the answer arrives.
+    async fn refuse(&self, refused: Refused, shape: &mut respond::Shape) -> Rejection {
+        if let Rejection::NotAllowed { address, .. } = &refused.rejection {
+            let (auditor, address) = (self.auditor.clone(), address.to_string());
+            self.tracker
+                .spawn(async move { auditor.record(Event::NodeRejected { address }).await });
+        }
+        let is_drained = match refused.body {
+            Some(body) => tokio::time::timeout(DISCARD_TIME, body.discard(DISCARD))
+                .await
+                .unwrap_or(false),
+            None => false,
+        };
+        if !is_drained {
+            shape.close();
+        }
+        refused.rejection
+    }
+}
+
+/// A request that goes no further, with what was not read of it.
+#[derive(Debug)]
+pub struct Refused {
+    rejection: Rejection,
+    body: Option<crate::route::payload::Payload>,
+}

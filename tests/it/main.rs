@@ -9,5 +9,6 @@
 mod balancer;
 mod cli;
 mod config;
+mod http;
 mod layers;
 mod support;

@@ -40,6 +40,11 @@ impl<'a> BodyBudget<'a> {
         self
     }
 
+    /// Bytes that bodies may still occupy.
+    pub fn left(&self) -> u64 {
+        self.left
+    }
+
     /// Charges a body of `length` bytes.
     pub fn charge(&mut self, length: u64) -> Room {
         if length <= self.left {

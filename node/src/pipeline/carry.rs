@@ -1,0 +1,371 @@
+//! From an admitted message to its end: recorded, routed, answered, closed.
+//!
+//! The client's answer leaves as soon as the primary route has answered, however long the secondary routes take. Those
+//! that wait for the primary start when it and all the others have ended. The final status counts every route that ran.
+
+mod budget;
+mod primary;
+mod secondary;
+
+use std::sync::Arc;
+
+use bson::DateTime;
+use bson::oid::ObjectId;
+use http::{Method, StatusCode, header};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+
+use self::budget::Ledger;
+use self::primary::Yielded;
+use self::secondary::Finished;
+use super::respond::Answer;
+use super::{Admitted, Pipeline, Rejection};
+use crate::clock::Millis;
+use crate::events::{End, Subject};
+use crate::metrics::prometheus::Labels;
+use crate::model::transaction::{ErrorPart, Opening, Outcome, RequestPart, Status};
+use crate::record::{Closing, Ticket};
+use crate::route::Message;
+use crate::tables::{ChannelEntry, RouteEntry};
+
+/// Where the client's answer goes.
+type Answering = oneshot::Sender<Result<Answer, Rejection>>;
+
+/// A recorded message on its way.
+#[derive(Debug)]
+struct Carrier {
+    pipeline: Arc<Pipeline>,
+    channel: Arc<ChannelEntry>,
+    message: Arc<Message>,
+    ticket: Ticket,
+    ledger: Ledger,
+    client: Option<ObjectId>,
+    subject: Subject,
+    status: Status,
+}
+
+/// The routes of a channel by the part they play.
+#[derive(Debug, Default)]
+struct Plan {
+    primary: Option<Arc<RouteEntry>>,
+    /// Start together with the primary.
+    beside: Vec<Arc<RouteEntry>>,
+    /// Start when the primary and those beside it have ended.
+    after: Vec<Arc<RouteEntry>>,
+}
+
+/// Why a channel's routes cannot run as they are.
+const SEVERAL_PRIMARIES: &str =
+    "Cannot route transaction: Channel contains multiple primary routes and only one primary is allowed";
+const NO_PRIMARY: &str = "Cannot route transaction: Channel contains no enabled primary route";
+
+impl Plan {
+    fn of(channel: &ChannelEntry) -> Result<Self, &'static str> {
+        let mut plan = Self::default();
+        for route in &channel.routes {
+            let part = match route.route.is_primary {
+                true if plan.primary.is_some() => return Err(SEVERAL_PRIMARIES),
+                true => {
+                    plan.primary = Some(Arc::clone(route));
+                    continue;
+                }
+                false if route.route.waits_for_primary => &mut plan.after,
+                false => &mut plan.beside,
+            };
+            part.push(Arc::clone(route));
+        }
+        Ok(plan)
+    }
+
+    fn readers(&self) -> usize {
+        usize::from(self.primary.is_some()) + self.beside.len() + self.after.len()
+    }
+}
+
+impl Pipeline {
+    /// Records a message, routes it and closes it; the client's answer goes to `answering`.
+    pub(super) async fn carry(self: Arc<Self>, admitted: Admitted, answering: Answering) {
+        let plan = Plan::of(&admitted.channel);
+        let slot = admitted.slot;
+        let opened = self.open(
+            admitted.received,
+            admitted.client.as_ref().map(|entry| entry.client.id),
+            admitted.channel,
+            plan.as_ref().map_or(0, Plan::readers),
+        );
+        match opened.await {
+            Err(rejection) => {
+                // The client may be gone; it has nothing to lose.
+                let _ = answering.send(Err(rejection));
+            }
+            Ok(carrier) => match plan {
+                Ok(plan) => carrier.run(plan, answering).await,
+                Err(reason) => carrier.give_up(reason, answering).await,
+            },
+        }
+        drop(slot);
+    }
+
+    /// Stores the request. From here on the transaction has to be closed.
+    async fn open(
+        self: Arc<Self>,
+        mut received: super::stages::Received,
+        client: Option<ObjectId>,
+        channel: Arc<ChannelEntry>,
+        readers: usize,
+    ) -> Result<Carrier, Rejection> {
+        let mut ledger = Ledger::new(&self.settings);
+        let keeps_body = channel.channel.stores_request_bodies();
+        // A body that is not kept has only to begin before it is passed on.
+        let wanted = if keeps_body { ledger.left() } else { 0 };
+        received.body.fill(wanted).await.map_err(Rejection::of_body)?;
+        let body = &received.body;
+        let is_cut = keeps_body && body.len() > ledger.left();
+        let text = match keeps_body {
+            true => ledger.text(body.beginning(ledger.left()), body.len() as u64),
+            false => String::new(),
+        };
+        let is_lost = text.is_empty() && matches!(received.method, Method::POST | Method::PUT | Method::PATCH);
+        let id = ObjectId::new();
+        let status = Status::initial(channel.channel.is_asynchronous);
+        let opening = Opening {
+            id,
+            status,
+            client,
+            client_ip: received.address.to_string(),
+            channel: channel.channel.id,
+            parent: None,
+            auto_retry_attempt: None,
+            can_rerun: !is_cut && !is_lost,
+            request: request_part(&received, text),
+        };
+        let subject = Subject {
+            channel: channel.channel.id,
+            transaction: Some(id),
+            at: received.at,
+            attempt: None,
+            normalization: self.settings.normalization,
+        };
+        let ticket = self
+            .recorder
+            .open(opening, subject, &channel.channel.name)
+            .await
+            .map_err(Rejection::Record)?;
+        let body = received
+            .body
+            .share(readers)
+            .map_err(|error| Rejection::Internal(format!("a large body could not be kept: {error}")))?;
+        let message = Message {
+            transaction: id,
+            method: received.method,
+            target: received.target,
+            headers: received.headers,
+            at: received.at,
+            body,
+            limit: channel
+                .channel
+                .timeout
+                .map_or(self.settings.route_timeout, std::time::Duration::from_millis),
+        };
+        Ok(Carrier {
+            pipeline: self,
+            channel,
+            message: Arc::new(message),
+            ticket,
+            ledger,
+            client,
+            subject,
+            status,
+        })
+    }
+}
+
+fn request_part(received: &super::stages::Received, body: String) -> RequestPart {
+    let host = received.headers.text(header::HOST).unwrap_or_default();
+    let (host, port) = split_host(host);
+    RequestPart {
+        host: Some(host.to_owned()),
+        port: port.map(str::to_owned),
+        path: received.target.path().to_owned(),
+        querystring: Some(received.target.query().unwrap_or_default().to_owned()),
+        method: received.method.as_str().to_owned(),
+        headers: received.headers.stored(),
+        body: Some(body),
+        timestamp: Some(DateTime::from_millis(received.at)),
+    }
+}
+
+/// Host and port of a `Host` header.
+fn split_host(text: &str) -> (&str, Option<&str>) {
+    if let Some(end) = text.starts_with('[').then(|| text.find(']')).flatten() {
+        return (&text[..=end], text[end + 1..].strip_prefix(':'));
+    }
+    match text.split_once(':') {
+        Some((host, port)) => (host, Some(port)),
+        None => (text, None),
+    }
+}
+
+impl Carrier {
+    async fn run(mut self, mut plan: Plan, answering: Answering) {
+        let beside = std::mem::take(&mut plan.beside);
+        let mut running = self.start(beside);
+        let yielded = match &plan.primary {
+            Some(primary) => self.primary(primary, answering).await,
+            None => self.without_primary(answering),
+        };
+        let mut finished = Vec::new();
+        let Yielded {
+            status,
+            mediator_status,
+            mut auto_retry,
+            mut answer,
+            answered_at,
+            mut events,
+            mut held,
+        } = yielded;
+        if !(running.is_empty() && plan.after.is_empty()) {
+            // The client has its answer; what it was is stored while the others are still running.
+            if let Some(answer) = answer.take() {
+                self.ticket.answered(answer, std::mem::take(&mut events)).await;
+            }
+            std::mem::take(&mut held).release().await;
+            self.gather(&mut running, &mut finished).await;
+            let due = plan
+                .after
+                .into_iter()
+                .filter(|route| route.runs_after(status.as_u16()))
+                .collect();
+            let mut waiting = self.start(due);
+            self.gather(&mut waiting, &mut finished).await;
+        }
+        auto_retry |= finished.iter().any(|done| done.has_failed);
+        let codes: Vec<_> = finished.iter().map(|done| done.status).collect();
+        let entries: Vec<_> = finished.into_iter().map(|done| (done.entry, done.mediator)).collect();
+        if !entries.is_empty() {
+            events.extend(self.subject.routes(&entries, self.ticket.now()));
+        }
+        let outcome = Outcome {
+            primary: status.as_u16(),
+            secondaries: &codes,
+            mediator: mediator_status.as_deref(),
+            is_asynchronous: self.channel.channel.is_asynchronous,
+            current: self.status,
+        };
+        let final_status = outcome.status();
+        self.count(final_status, status, answered_at);
+        let closing = Closing {
+            answer,
+            routes: Vec::new(),
+            status: final_status,
+            auto_retry: auto_retry.then(|| self.may_try_again()),
+            answered_at,
+            events,
+        };
+        self.ticket.close(closing).await;
+        held.release().await;
+    }
+
+    /// Counts the transaction for Prometheus.
+    fn count(&self, status: Status, answered: StatusCode, at: Option<Millis>) {
+        let Some(at) = at else { return };
+        let labels = Labels {
+            method: self.message.method.as_str().to_owned(),
+            status: status.name().to_owned(),
+            client: self.client,
+            channel: self.channel.channel.id,
+            code: Some(i32::from(answered.as_u16())),
+        };
+        self.pipeline.prometheus.observe(labels, (at - self.message.at).max(0));
+    }
+
+    /// True unless the transaction was tried as often as its channel wants.
+    fn may_try_again(&self) -> bool {
+        let most = self.channel.channel.auto_retry_max_attempts.unwrap_or(0);
+        let attempt = self.subject.attempt.unwrap_or(0);
+        most == 0 || attempt < i64::try_from(most).unwrap_or(i64::MAX)
+    }
+
+    /// Starts secondary routes.
+    fn start(&self, routes: Vec<Arc<RouteEntry>>) -> JoinSet<secondary::Raw> {
+        let mut running = JoinSet::new();
+        for route in routes {
+            let router = self.pipeline.router.clone();
+            let limits = secondary::Limits {
+                kept: match self.channel.channel.stores_response_bodies() {
+                    true => self.ledger.left(),
+                    false => 0,
+                },
+                body: self.pipeline.settings.response_body,
+            };
+            let clock = Arc::clone(&self.pipeline.clock);
+            running.spawn(secondary::run(router, Arc::clone(&self.message), route, limits, clock));
+        }
+        running
+    }
+
+    /// Records secondary routes as they end.
+    async fn gather(&mut self, running: &mut JoinSet<secondary::Raw>, finished: &mut Vec<Finished>) {
+        while let Some(ended) = running.join_next().await {
+            match ended {
+                Ok(raw) => {
+                    let done = self.finish(raw);
+                    self.ticket.routed(done.entry.clone());
+                    finished.push(done);
+                }
+                Err(error) => tracing::error!(%error, tx.id = %self.ticket.id(), "A secondary route's task died"),
+            }
+        }
+    }
+
+    /// A channel without a primary route: nobody can answer the client, the others run all the same.
+    fn without_primary(&mut self, answering: Answering) -> Yielded {
+        let error = ErrorPart {
+            message: NO_PRIMARY.into(),
+            stack: format!("Error: {NO_PRIMARY}"),
+        };
+        self.failed(error, None, answering, false)
+    }
+
+    /// The routes contradict each other: none runs.
+    async fn give_up(self, reason: &'static str, answering: Answering) {
+        let _ = answering.send(Err(Rejection::Internal(reason.into())));
+        let now = self.pipeline.clock.now();
+        let error = ErrorPart {
+            message: reason.into(),
+            stack: format!("Error: {reason}"),
+        };
+        self.count(Status::Failed, StatusCode::INTERNAL_SERVER_ERROR, Some(now));
+        let closing = Closing {
+            answer: Some(self.answer_of_rejection(error, now)),
+            routes: Vec::new(),
+            status: Status::Failed,
+            auto_retry: None,
+            answered_at: Some(now),
+            events: vec![self.channel_end(StatusCode::INTERNAL_SERVER_ERROR, now)],
+        };
+        self.ticket.close(closing).await;
+    }
+
+    fn channel_end(&self, status: StatusCode, at: Millis) -> bson::Document {
+        let end = End {
+            status: i32::from(status.as_u16()),
+            at,
+        };
+        self.subject
+            .channel_end(&self.channel.channel.name, end, self.ticket.now())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_split_at_its_port() {
+        assert_eq!(split_host("him.example:15001"), ("him.example", Some("15001")));
+        assert_eq!(split_host("him"), ("him", None));
+        assert_eq!(split_host("[::1]:5001"), ("[::1]", Some("5001")));
+        assert_eq!(split_host(""), ("", None));
+    }
+}

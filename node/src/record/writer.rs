@@ -1,0 +1,322 @@
+//! The writer: gathers what many messages report into one write, then tells those who wait.
+//!
+//! It is the only task that writes transactions of the data path, so that the reports of one message are stored in the
+//! order in which they were made. While one batch is on its way the next one gathers: the busier the node, the fewer
+//! commits a message costs. A store that is away is tried again until it is back; nothing that was taken is dropped,
+//! and what may wait is bounded by bytes, at the door ([`Queue::admit`]).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::{error, info, warn};
+
+use crate::metrics::{self, Sample};
+use crate::store::{SharedStore, StoreError, Write, Written};
+
+/// Entries of one batch.
+const BATCH_ENTRIES: usize = 256;
+/// Bytes at which a batch is full.
+const BATCH_BYTES: usize = 16 << 20;
+/// How long a report that nobody waits for may wait for company.
+const LINGER: Duration = Duration::from_millis(15);
+/// Pause before the first and before each later attempt to reach a store that is away.
+const RETRY: (Duration, Duration) = (Duration::from_millis(25), Duration::from_secs(1));
+
+/// What became of a report.
+pub(super) type Outcome = Result<(), StoreError>;
+
+/// One report of one message: writes that belong together, in order.
+#[derive(Debug, Default)]
+pub(super) struct Entry {
+    pub(super) writes: Vec<Write>,
+    /// What the report occupies in memory, roughly.
+    pub(super) bytes: usize,
+    /// Where the outcome of the first write goes. A report that somebody waits for is written at once.
+    pub(super) waiter: Option<oneshot::Sender<Outcome>>,
+    /// Counted together with those of the whole batch.
+    pub(super) sample: Option<Sample>,
+}
+
+/// The door to the writer.
+#[derive(Debug)]
+pub(super) struct Queue {
+    sender: mpsc::UnboundedSender<Entry>,
+    waiting: Arc<Waiting>,
+}
+
+/// Bytes that wait for the store.
+#[derive(Debug)]
+struct Waiting {
+    bytes: AtomicUsize,
+    limit: usize,
+    room: Notify,
+}
+
+impl Waiting {
+    fn has_room(&self) -> bool {
+        self.limit == 0 || self.bytes.load(Ordering::Acquire) < self.limit
+    }
+
+    fn release(&self, bytes: usize) {
+        let before = self.bytes.fetch_sub(bytes, Ordering::AcqRel);
+        if self.limit != 0 && before >= self.limit {
+            self.room.notify_waiters();
+        }
+    }
+}
+
+impl Queue {
+    /// The door and the writer behind it; `limit` in bytes, 0 means none.
+    pub(super) fn new(limit: usize, store: SharedStore) -> (Self, Writer) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let waiting = Arc::new(Waiting {
+            bytes: AtomicUsize::new(0),
+            limit,
+            room: Notify::new(),
+        });
+        let writer = Writer {
+            store,
+            receiver,
+            waiting: Arc::clone(&waiting),
+        };
+        (Self { sender, waiting }, writer)
+    }
+
+    /// Waits until a new message may report; `false` if there was no room for `patience`.
+    pub(super) async fn admit(&self, patience: Duration) -> bool {
+        if self.waiting.has_room() {
+            return true;
+        }
+        let deadline = Instant::now() + patience;
+        loop {
+            let room = self.waiting.room.notified();
+            if self.waiting.has_room() {
+                return true;
+            }
+            if timeout_at(deadline, room).await.is_err() {
+                return self.waiting.has_room();
+            }
+        }
+    }
+
+    /// Hands a report over. The end of a message is always taken: it lets go of more than it brings.
+    ///
+    /// # Errors
+    /// The writer has stopped; the report is given back.
+    pub(super) fn push(&self, entry: Entry) -> Result<(), Entry> {
+        let bytes = entry.bytes;
+        self.waiting.bytes.fetch_add(bytes, Ordering::AcqRel);
+        self.sender.send(entry).map_err(|refused| {
+            self.waiting.release(bytes);
+            refused.0
+        })
+    }
+
+    /// Bytes that wait.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.waiting.bytes.load(Ordering::Acquire)
+    }
+}
+
+/// The task behind the door. It ends when every [`Queue`] is gone and everything taken is stored.
+#[derive(Debug)]
+pub struct Writer {
+    store: SharedStore,
+    receiver: mpsc::UnboundedReceiver<Entry>,
+    waiting: Arc<Waiting>,
+}
+
+impl Writer {
+    pub const NAME: &'static str = "transaction writer";
+
+    /// Writes until there is nobody left who could report.
+    pub async fn run(mut self) {
+        let mut entries = Vec::with_capacity(BATCH_ENTRIES);
+        while self.gather(&mut entries).await {
+            let bytes = entries.iter().map(|entry| entry.bytes).sum();
+            self.write(std::mem::take(&mut entries)).await;
+            self.waiting.release(bytes);
+            entries.reserve(BATCH_ENTRIES);
+        }
+    }
+
+    /// Takes what waits; if nobody is in a hurry, lingers for more. `false` when there will be nothing any more.
+    async fn gather(&mut self, entries: &mut Vec<Entry>) -> bool {
+        if self.receiver.recv_many(entries, BATCH_ENTRIES).await == 0 {
+            return false;
+        }
+        let deadline = Instant::now() + LINGER;
+        while !is_due(entries) {
+            let room = BATCH_ENTRIES - entries.len();
+            match timeout_at(deadline, self.receiver.recv_many(entries, room)).await {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => break,
+            }
+        }
+        true
+    }
+
+    async fn write(&self, entries: Vec<Entry>) {
+        let mut batch = Vec::with_capacity(entries.len() * 4);
+        let mut waiters = Vec::with_capacity(entries.len());
+        let mut samples = Vec::with_capacity(entries.len());
+        for mut entry in entries {
+            if let Some(waiter) = entry.waiter {
+                waiters.push((batch.len(), waiter));
+            }
+            samples.extend(entry.sample);
+            batch.append(&mut entry.writes);
+        }
+        batch.extend(metrics::upserts(&samples));
+        let mut outcomes = self.persist(batch).await;
+        for (at, waiter) in waiters {
+            let outcome = match outcomes.get_mut(at) {
+                Some(outcome) => std::mem::replace(outcome, Ok(Written::default())).map(drop),
+                None => Err(StoreError::Other("the store answered less than it was asked".into())),
+            };
+            // Whoever waited may have given up; what it reported is stored all the same.
+            let _ = waiter.send(outcome);
+        }
+    }
+
+    /// Writes a batch however long the store is away.
+    async fn persist(&self, batch: Vec<Write>) -> Vec<Result<Written, StoreError>> {
+        let size = batch.len();
+        let mut pause = RETRY.0;
+        let mut is_repeated = false;
+        loop {
+            match self.store.write(batch.clone()).await {
+                Ok(mut outcomes) => {
+                    if is_repeated {
+                        info!(batch.writes = size, "The store is back");
+                        forgive_own_duplicates(&batch, &mut outcomes);
+                    }
+                    self.settle_failures(&batch, &mut outcomes).await;
+                    return outcomes;
+                }
+                Err(error) if error.is_temporary() => {
+                    if !is_repeated {
+                        warn!(%error, batch.writes = size, "The store does not take transactions; they wait");
+                    }
+                    is_repeated = true;
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RETRY.1);
+                }
+                Err(error) => {
+                    warn!(%error, batch.writes = size, "The store refused a batch; trying its writes one by one");
+                    return self.persist_singly(batch).await;
+                }
+            }
+        }
+    }
+
+    /// One bad write must not take the others of its batch with it.
+    async fn persist_singly(&self, batch: Vec<Write>) -> Vec<Result<Written, StoreError>> {
+        let mut outcomes = Vec::with_capacity(batch.len());
+        for write in &batch {
+            outcomes.push(self.persist_one(write).await);
+        }
+        forgive_own_duplicates(&batch, &mut outcomes);
+        self.settle_failures(&batch, &mut outcomes).await;
+        outcomes
+    }
+
+    async fn persist_one(&self, write: &Write) -> Result<Written, StoreError> {
+        let mut pause = RETRY.0;
+        loop {
+            match self.store.apply(write.clone()).await {
+                Err(error) if error.is_temporary() => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RETRY.1);
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// What the store finds too large is stored without what made it so: a message must reach its final status.
+    async fn settle_failures(&self, batch: &[Write], outcomes: &mut [Result<Written, StoreError>]) {
+        for (write, outcome) in batch.iter().zip(outcomes) {
+            let Err(error) = outcome else { continue };
+            error!(%error, collection = collection(write), "A part of a transaction could not be stored");
+            if matches!(error, StoreError::TooLarge)
+                && let Some(slim) = slimmed(write)
+            {
+                *outcome = self.persist_one(&slim).await;
+            }
+        }
+    }
+}
+
+/// True if the batch should be written now.
+fn is_due(entries: &[Entry]) -> bool {
+    entries.len() >= BATCH_ENTRIES
+        || entries.iter().any(|entry| entry.waiter.is_some())
+        || entries.iter().map(|entry| entry.bytes).sum::<usize>() >= BATCH_BYTES
+}
+
+/// A batch that is written again after an unclear answer finds what the first attempt had stored.
+fn forgive_own_duplicates(batch: &[Write], outcomes: &mut [Result<Written, StoreError>]) {
+    for (write, outcome) in batch.iter().zip(outcomes) {
+        let is_ours = matches!(write, Write::Insert { .. });
+        if is_ours && outcome.as_ref().is_err_and(StoreError::is_duplicate) {
+            *outcome = Ok(Written {
+                modified: 1,
+                ..Written::default()
+            });
+        }
+    }
+}
+
+/// The same report without bodies, headers and what mediators added.
+fn slimmed(write: &Write) -> Option<Write> {
+    let Write::Update {
+        of,
+        filter,
+        update,
+        many,
+        upsert,
+    } = write
+    else {
+        return None;
+    };
+    let mut update = update.clone();
+    update.remove("$push");
+    if let Ok(set) = update.get_document_mut("$set") {
+        for heavy in ["orchestrations", "properties", "routes"] {
+            set.remove(heavy);
+        }
+        if let Ok(response) = set.get_document_mut("response") {
+            response.remove("headers");
+            response.insert("body", "");
+        }
+    }
+    Some(Write::Update {
+        of: *of,
+        filter: filter.clone(),
+        update,
+        many: *many,
+        upsert: *upsert,
+    })
+}
+
+fn collection(write: &Write) -> &'static str {
+    match write {
+        Write::Insert { into: of, .. }
+        | Write::Update { of, .. }
+        | Write::Replace { of, .. }
+        | Write::Delete { from: of, .. } => of.name(),
+    }
+}
+
+/// Waits for an outcome, but not for ever.
+pub(super) async fn outcome_within(patience: Duration, receiver: oneshot::Receiver<Outcome>) -> Option<Outcome> {
+    match timeout(patience, receiver).await {
+        Ok(Ok(outcome)) => Some(outcome),
+        Ok(Err(_)) => Some(Err(StoreError::Unavailable("the writer has stopped".into()))),
+        Err(_) => None,
+    }
+}
