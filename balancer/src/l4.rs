@@ -9,6 +9,7 @@
 pub mod choose;
 mod identity;
 pub mod sessions;
+pub mod udp;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

@@ -98,31 +98,62 @@ pub async fn connect(backend: SocketAddr, source: Source) -> io::Result<TcpStrea
     } else {
         TcpSocket::new_v6()?
     };
-    let from = match source {
-        Source::Any => None,
-        Source::Address(address) => Some(address),
-        Source::Transparent(address) => {
-            let reference = SockRef::from(&socket);
-            match backend {
-                SocketAddr::V4(_) => reference.set_ip_transparent_v4(true)?,
-                SocketAddr::V6(_) => reference.set_ip_transparent_v6(true)?,
-            }
-            Some(address.to_canonical())
-        }
-    };
-    if let Some(address) = from {
-        if address.is_ipv4() != backend.is_ipv4() {
-            return Err(io::Error::new(
-                io::ErrorKind::AddrNotAvailable,
-                "source and backend are of different families",
-            ));
-        }
-        // One source port then serves as many backends as there are, not one.
-        sockopt::IpBindAddressNoPort.set(&socket, &true)?;
-        socket.bind(SocketAddr::new(address, 0))?;
+    if let Some(from) = prepare_source(&SockRef::from(&socket), backend, source)? {
+        socket.bind(from)?;
     }
     keep_honest(SockRef::from(&socket))?;
     socket.connect(backend).await
+}
+
+/// Binds a socket for datagrams. Addresses as for [`listen`].
+///
+/// # Errors
+/// The address is in use, or not ours to use.
+pub fn listen_datagrams(address: SocketAddr, reuse_port: bool) -> io::Result<std::net::UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_port(reuse_port)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// A socket that exchanges datagrams with one backend.
+///
+/// # Errors
+/// As for [`connect`], but for whatever only an answer could tell.
+pub fn connect_datagrams(backend: SocketAddr, source: Source) -> io::Result<std::net::UdpSocket> {
+    let socket = Socket::new(Domain::for_address(backend), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    if let Some(from) = prepare_source(&SockRef::from(&socket), backend, source)? {
+        socket.bind(&from.into())?;
+    }
+    socket.connect(&backend.into())?;
+    Ok(socket.into())
+}
+
+/// Readies a socket for `source`; the address to bind, if any.
+fn prepare_source(socket: &SockRef<'_>, backend: SocketAddr, source: Source) -> io::Result<Option<SocketAddr>> {
+    let address = match source {
+        Source::Any => return Ok(None),
+        Source::Address(address) => address,
+        Source::Transparent(address) => {
+            match backend {
+                SocketAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
+                SocketAddr::V6(_) => socket.set_ip_transparent_v6(true)?,
+            }
+            address.to_canonical()
+        }
+    };
+    if address.is_ipv4() != backend.is_ipv4() {
+        let reason = "source and backend are of different families";
+        return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, reason));
+    }
+    // One source port then serves as many backends as there are, not one.
+    sockopt::IpBindAddressNoPort.set(&**socket, &true)?;
+    Ok(Some(SocketAddr::new(address, 0)))
 }
 
 /// No delay for small writes, and no silence for ever.
