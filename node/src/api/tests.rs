@@ -6,6 +6,7 @@ mod keystore;
 mod login;
 mod metrics;
 mod protocol;
+mod sockets;
 mod transactions;
 
 use std::sync::Arc;
