@@ -41,6 +41,13 @@ pub use server::TlsSource;
 
 /// Serves the API on `listener` until `shutdown`, then lets the requests in progress finish. Over TLS if `tls` is given.
 pub async fn serve(api: Arc<Api>, listener: TcpListener, tls: Option<TlsSource>, shutdown: CancellationToken) {
+    let settings = &api.settings.api;
+    if tls.is_none() && settings.secure_cookie && !settings.trust_proxy {
+        tracing::warn!(
+            "Nobody can log in to the API: it is served without TLS, and api.secureCookie is on. Serve it over TLS, or set \
+             api.trustProxy behind a proxy that speaks TLS, or api.secureCookie=false"
+        );
+    }
     let routes = routes().into();
     server::serve(Service { api, routes }, listener, tls, shutdown).await;
 }
@@ -55,6 +62,7 @@ fn routes() -> Vec<Route> {
         public(GET, "/heartbeat", heartbeat::read, "Tells whether the node and its mediators are up"),
         public(GET, "/me", authentication::me, "Reads the user who is logged in"),
         public(POST, "/authenticate/local", auth::local::log_in, "Logs in with e-mail and password"),
+        public(POST, "/authenticate/openid", auth::openid::log_in, "Logs in with the code of an OpenID Connect provider"),
         public(GET, "/authenticate/:username", auth::token::salt, "Reads the salt for token authentication"),
         public(GET, "/metrics", metrics::prometheus, "Shows the counts of this process to Prometheus, if it accepts OpenMetrics"),
         public(GET, "/metrics/prometheus", metrics::prometheus, "Shows the counts of this process to Prometheus"),

@@ -1,12 +1,13 @@
 //! Who is asking, and what they may do. Management users only: clients of the router are authenticated elsewhere.
 //!
 //! [`gate`] stands before every route that is not public: a [`session`] first, then [`token`] headers, then
-//! [`basic`]. [`local`] checks a password, [`limit`] slows down guessing, [`permission`] answers what a caller may do.
+//! [`basic`]. [`local`] checks a password, [`openid`] asks a provider, [`limit`] slows down guessing, [`permission`] answers what a caller may do.
 
 pub(super) mod basic;
 pub(super) mod gate;
 pub(super) mod limit;
 pub(super) mod local;
+pub(super) mod openid;
 pub(super) mod permission;
 pub(super) mod session;
 pub(super) mod token;

@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 
 use super::error::{Fault, Refusal};
 use crate::model::json;
-pub(super) use form::decode;
+pub(super) use form::{decode, parse as form_value};
 pub(super) use room::Room;
 use room::Taken;
 

@@ -5,6 +5,7 @@ mod clients;
 mod keystore;
 mod login;
 mod metrics;
+mod openid;
 mod protocol;
 mod sockets;
 mod transactions;

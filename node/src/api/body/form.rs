@@ -11,7 +11,7 @@ const DEEPEST: usize = 5;
 const LARGEST_INDEX: usize = 20;
 
 /// Reads a form; never fails.
-pub(super) fn parse(text: &str) -> Value {
+pub(in crate::api) fn parse(text: &str) -> Value {
     let mut root = Map::new();
     for pair in text.split('&').filter(|pair| !pair.is_empty()).take(MOST_PAIRS) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
