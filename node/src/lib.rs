@@ -16,6 +16,7 @@ pub mod jobs;
 pub mod keystore;
 pub mod listen;
 pub mod logs;
+pub mod mediators;
 pub mod metrics;
 pub mod model;
 pub mod notify;

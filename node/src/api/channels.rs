@@ -10,7 +10,7 @@ mod trigger;
 
 use bson::{Document, doc};
 
-pub(super) use change::{create, delete, update};
+pub(super) use change::{author, create, delete, insert, save, update};
 pub(super) use history::read as audits;
 pub(super) use trigger::trigger;
 

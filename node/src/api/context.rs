@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::config;
 use crate::crypto::password::Remembered;
 use crate::metrics::prometheus::Prometheus;
+use crate::notify;
 use crate::store::{Collection, SharedStore, Store};
 
 /// The settings that the API reads.
@@ -27,6 +28,15 @@ pub struct Settings {
     pub events: config::Events,
     pub polling: config::Polling,
     pub rerun: config::Rerun,
+    /// What mails say of this installation.
+    pub alerts: config::Alerts,
+    pub logger: config::Logger,
+    pub new_user_expiry: config::Expiry,
+    pub password_reset_expiry: config::Expiry,
+    /// Where the parts of the console are.
+    pub console_base_url: String,
+    /// The name under which the world knows the node.
+    pub external_hostname: String,
     /// Longest header section of a request, bytes.
     pub header_bytes: usize,
 }
@@ -39,6 +49,7 @@ pub struct Parts {
     pub settings: Settings,
     pub auditor: Auditor,
     pub prometheus: Arc<Prometheus>,
+    pub notifier: Arc<dyn notify::Notify>,
     /// When the process began.
     pub started: Instant,
     /// Told when a user wants the instances renewed.
@@ -53,6 +64,7 @@ pub struct Api {
     pub(super) settings: Settings,
     pub(super) auditor: Auditor,
     pub(super) prometheus: Arc<Prometheus>,
+    pub(super) notifier: Arc<dyn notify::Notify>,
     pub(super) started: Instant,
     pub(super) restart: Arc<Notify>,
     pub(super) logins: LoginLimit,
@@ -73,6 +85,7 @@ impl Api {
             settings: parts.settings,
             auditor: parts.auditor,
             prometheus: parts.prometheus,
+            notifier: parts.notifier,
             started: parts.started,
             restart: parts.restart,
             logins: LoginLimit::default(),

@@ -1,14 +1,25 @@
 //! The API over a real store, asked in HTTP through pipes in memory: no port, no certificate, every byte of the protocol.
 
+mod apps;
+mod audits;
 mod channels;
 mod clients;
+mod groups;
 mod keystore;
 mod login;
+mod mediators;
+mod metadata;
 mod metrics;
 mod openid;
 mod protocol;
 mod sockets;
+mod observing;
+mod protocol;
+mod roles;
+mod tasks;
 mod transactions;
+mod users;
+mod visualizers;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,6 +39,8 @@ use crate::audit::Auditor;
 use crate::clock::{Clock, ManualClock, Millis};
 use crate::config::{AuditEvents, Config};
 use crate::model::role::Permission;
+use crate::notify::email::{Mail, MailError};
+use crate::notify::{Message, Notify, NotifyError};
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::{Collection, Find, SharedStore, Write};
 
@@ -41,6 +54,7 @@ struct TestApi {
     service: Service,
     store: SharedStore,
     clock: Arc<ManualClock>,
+    mailbox: Arc<Mailbox>,
     peer: Peer,
     _folder: tempfile::TempDir,
 }
@@ -168,10 +182,12 @@ impl TestApi {
         let store: SharedStore = SqliteStore::open(folder.path().join("test.db"), options).unwrap();
         let mut config = Config::defaults();
         adjust(&mut config);
+        let mailbox = Arc::<Mailbox>::default();
         let api = Self {
-            service: service(&store, &clock, config),
+            service: service(&store, &clock, &mailbox, config),
             store,
             clock,
+            mailbox,
             peer: Peer {
                 address: [127, 0, 0, 1].into(),
                 encrypted: true,
@@ -291,7 +307,7 @@ impl TestApi {
     }
 }
 
-fn service(store: &SharedStore, clock: &Arc<ManualClock>, config: Config) -> Service {
+fn service(store: &SharedStore, clock: &Arc<ManualClock>, mailbox: &Arc<Mailbox>, config: Config) -> Service {
     let shared_clock: Arc<dyn Clock> = clock.clone();
     let auditing: Option<AuditEvents> = config.auditing.audit_events;
     let (auditor, delivering) = Auditor::new(auditing, store.clone(), shared_clock.clone(), Arc::new(|| None));
@@ -303,6 +319,12 @@ fn service(store: &SharedStore, clock: &Arc<ManualClock>, config: Config) -> Ser
         events: config.events,
         polling: config.polling,
         rerun: config.rerun,
+        alerts: config.alerts,
+        logger: config.logger,
+        new_user_expiry: config.new_user_expiry,
+        password_reset_expiry: config.user_password_reset_expiry,
+        console_base_url: config.openhim_console_base_url,
+        external_hostname: config.router.external_hostname,
         header_bytes: config.limits.header_bytes,
     };
     Service {
@@ -312,9 +334,54 @@ fn service(store: &SharedStore, clock: &Arc<ManualClock>, config: Config) -> Ser
             settings,
             auditor,
             prometheus: Arc::default(),
+            notifier: mailbox.clone(),
             started: Instant::now(),
             restart: Arc::default(),
         }),
         routes: super::routes().into(),
+    }
+}
+
+/// Keeps the messages that would have been sent.
+#[derive(Debug, Default)]
+struct Mailbox {
+    messages: std::sync::Mutex<Vec<Message>>,
+    is_closed: std::sync::atomic::AtomicBool,
+}
+
+impl Mailbox {
+    fn mails(&self) -> Vec<Mail> {
+        let messages = self.messages.lock().unwrap();
+        let mails = messages.iter().filter_map(|message| match message {
+            Message::Mail(mail) => Some(mail.clone()),
+            Message::Sms { .. } => None,
+        });
+        mails.collect()
+    }
+
+    /// The first mail, once it is there.
+    async fn first(&self) -> Mail {
+        for _ in 0..500 {
+            if let Some(mail) = self.mails().into_iter().next() {
+                return mail;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("no mail was sent in time");
+    }
+
+    fn close(&self) {
+        self.is_closed.store(true, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+#[async_trait::async_trait]
+impl Notify for Mailbox {
+    async fn tell(&self, message: Message) -> Result<(), NotifyError> {
+        if self.is_closed.load(std::sync::atomic::Ordering::SeqCst) {
+            return Err(MailError::NotConfigured.into());
+        }
+        self.messages.lock().unwrap().push(message);
+        Ok(())
     }
 }

@@ -28,15 +28,8 @@ pub(in super::super) async fn create(call: Call, caller: Caller) -> Answer {
     if !problems.is_empty() {
         CHANNEL.build(sent, api.clock.now()).rejected(DOING)?;
     }
-    api.store()
-        .insert(Collection::Channels, channel.clone())
-        .await
-        .rejected(DOING)?;
-    history::record(api, &doc! {}, &channel, &caller.name())
-        .await
-        .rejected(DOING)?;
-    api.changed(Collection::Channels).await;
     let id = channel.get("_id").map(Bson::to_string).unwrap_or_default();
+    insert(api, channel, &caller).await.rejected(DOING)?;
     tracing::info!("User {} created channel with id {id}", caller.email());
     Ok(Reply::created_text("Channel successfully created"))
 }
@@ -121,7 +114,16 @@ async fn existing(api: &Api, id: &str) -> Result<Document, Fault> {
         .ok_or_else(|| Fault::Type("Cannot read properties of null (reading 'type')".into()))
 }
 
-async fn save(api: &Api, stored: Document, sent: Document, caller: &Caller) -> Result<(), Fault> {
+/// Adds a channel as it is.
+pub(in super::super) async fn insert(api: &Api, channel: Document, caller: &Caller) -> Result<(), Fault> {
+    api.store().insert(Collection::Channels, channel.clone()).await?;
+    history::record(api, &doc! {}, &channel, &caller.name()).await?;
+    api.changed(Collection::Channels).await;
+    Ok(())
+}
+
+/// Saves what `sent` changes.
+pub(in super::super) async fn save(api: &Api, stored: Document, sent: Document, caller: &Caller) -> Result<(), Fault> {
     let merged = CHANNEL.merge(stored, sent, api.clock.now())?;
     if merged.update.is_empty() {
         return Ok(());
@@ -141,7 +143,7 @@ async fn save(api: &Api, stored: Document, sent: Document, caller: &Caller) -> R
 }
 
 /// Who changes a channel, as the channel shows it.
-fn author(caller: &Caller) -> Document {
+pub(in super::super) fn author(caller: &Caller) -> Document {
     doc! {"id": caller.user.get("_id").cloned().unwrap_or(Bson::Null), "name": caller.name()}
 }
 
