@@ -241,3 +241,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_element_of_very_many_attributes_does_not_stall() {
+    let attributes: String = (0..100_000).map(|index| format!(" a{index}=''")).collect();
+    let namespaces: String = (0..100_000)
+        .map(|index| format!(" xmlns:n{index}='u{index}'"))
+        .collect();
+    let nested = format!(
+        "{}{}",
+        format!("<a{}>", &namespaces[..20_000]).repeat(50),
+        "</a>".repeat(50)
+    );
+    let any = XPath::compile("string(/*)", STEPS).unwrap();
+    let started = std::time::Instant::now();
+
+    for xml in [format!("<a{attributes}/>"), format!("<a{namespaces}/>"), nested] {
+        any.text(&xml);
+        eprintln!("{:?}", started.elapsed());
+    }
+    assert!(started.elapsed().as_secs() < 10, "{:?}", started.elapsed());
+}
