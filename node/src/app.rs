@@ -29,6 +29,7 @@ use crate::events::Normalization;
 use crate::keystore::{self, Keystore, KeystoreError, LiveKeystore};
 use crate::listen::{BindError, Bound};
 use crate::metrics::prometheus::Prometheus;
+use crate::notify::Notifier;
 use crate::pipeline::{self, Authenticator, Gatekeeper};
 use crate::record::{Recorder, Writer};
 use crate::route::payload::BodyLimits;
@@ -232,6 +233,11 @@ impl Node {
                 settings: api_settings(&config),
                 auditor: auditor.clone(),
                 prometheus: Arc::clone(&prometheus),
+                notifier: Arc::new(Notifier::new(
+                    config.email.as_ref(),
+                    config.nodemailer.as_ref(),
+                    &config.sms_gateway,
+                )),
                 started,
                 restart: Arc::clone(&restart),
             });
@@ -432,6 +438,12 @@ fn api_settings(config: &Config) -> api::Settings {
         events: config.events.clone(),
         polling: config.polling.clone(),
         rerun: config.rerun.clone(),
+        alerts: config.alerts.clone(),
+        logger: config.logger.clone(),
+        new_user_expiry: config.new_user_expiry.clone(),
+        password_reset_expiry: config.user_password_reset_expiry.clone(),
+        console_base_url: config.openhim_console_base_url.clone(),
+        external_hostname: config.router.external_hostname.clone(),
         header_bytes: config.limits.header_bytes,
     }
 }
