@@ -23,9 +23,15 @@ use self::instance::{Fleet, Parts};
 use crate::api;
 use crate::audit::{Auditor, Event};
 use crate::clock::{Clock, SystemClock};
-use crate::cluster::Member;
+use crate::cluster::{Member, Presence};
 use crate::config::{Config, Protocol};
 use crate::events::Normalization;
+use crate::jobs::alerts::Alerts;
+use crate::jobs::body_cull::BodyCull;
+use crate::jobs::lease::Leases;
+use crate::jobs::outbox::{Outbox, SendWaiting};
+use crate::jobs::reports::Reports;
+use crate::jobs::{Job, Supervisor};
 use crate::keystore::{self, Keystore, KeystoreError, LiveKeystore};
 use crate::listen::{BindError, Bound};
 use crate::metrics::prometheus::Prometheus;
@@ -113,6 +119,9 @@ struct Running {
     keystore: Arc<LiveKeystore>,
     fleet: Fleet,
     shutdown: Shutdown,
+    presence: Arc<Presence>,
+    /// Nothing new is taken: the order to stop was given, and nobody comes any more.
+    closing: CancellationToken,
     stopping: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -181,6 +190,8 @@ impl Node {
             tasks: TaskTracker::new(),
         };
         let prometheus = Arc::new(Prometheus::default());
+        let presence = Arc::new(Presence::default());
+        let closing = shutdown.hard.child_token();
         let restart = Arc::new(Notify::new());
         let addresses = bound.addresses();
         let api_socket = bound.api_socket()?;
@@ -205,12 +216,13 @@ impl Node {
             limits: config.limits.clone(),
             permits: (config.limits.connections > 0)
                 .then(|| Arc::new(Semaphore::new(config.limits.connections.min(Semaphore::MAX_PERMITS)))),
-            stop: shutdown.soft.clone(),
+            presence: Arc::clone(&presence),
+            stop: closing.clone(),
             hard: shutdown.hard.clone(),
             grace: config.router.route_timeout().min(GRACE),
         };
         let fleet = Fleet::start(parts, instances).await.map_err(StartError::Instance)?;
-        let stop = &shutdown.soft;
+        let stop = &closing;
         estate.tasks.spawn(Arc::clone(&tables).run(stop.clone()));
         estate.tasks.spawn(Arc::clone(&member).run(shutdown.hard.child_token()));
         let follow = keystore::follow(
@@ -240,6 +252,8 @@ impl Node {
                 )),
                 started,
                 restart: Arc::clone(&restart),
+                presence: Arc::clone(&presence),
+                tables: Arc::clone(&tables),
             });
             let source = Arc::clone(&keystore);
             let tls: Option<api::TlsSource> = match config.api.protocol {
@@ -248,6 +262,15 @@ impl Node {
             };
             estate.tasks.spawn(api::serve(api, listener, tls, stop.clone()));
         }
+        let leases = Leases::new(Arc::clone(&store), Arc::clone(&clock), member.id());
+        let standing = jobs(&config, &store);
+        let supervisor = Supervisor::new(
+            Arc::clone(&store),
+            Arc::clone(&clock),
+            leases,
+            Box::new(move || standing.clone()),
+        );
+        estate.tasks.spawn(Arc::new(supervisor).serve(stop.clone()));
         for (what, address) in addresses.named() {
             info!(port = address.port(), "{what} listening on port {}", address.port());
         }
@@ -261,6 +284,8 @@ impl Node {
             keystore,
             fleet,
             shutdown,
+            presence,
+            closing,
             stopping: Mutex::new(None),
         }));
         tokio::spawn(node.clone().renew_when_asked(restart));
@@ -331,6 +356,11 @@ impl Running {
     async fn end(self: Arc<Self>, estate: Estate) {
         self.shutdown.soft.cancelled().await;
         info!("Stopping the OpenHIM server");
+        tokio::select! {
+            () = self.presence.leave() => {}
+            () = self.shutdown.hard.cancelled() => {}
+        }
+        self.closing.cancel();
         // The instances hold the last ways to the writer; when they are gone it stores what it has and ends.
         self.fleet.stop().await;
         let is_written = self.last(estate.writing).await;
@@ -409,6 +439,17 @@ impl Addresses {
             .into_iter()
             .filter_map(|(what, address)| address.map(|address| (what, address)))
     }
+}
+
+/// The jobs that exist whatever the channels say.
+fn jobs(config: &Config, store: &SharedStore) -> Vec<Arc<dyn Job>> {
+    let notifier = Notifier::new(config.email.as_ref(), config.nodemailer.as_ref(), &config.sms_gateway);
+    let outbox = Arc::new(Outbox::new(Arc::clone(store), Arc::new(notifier)));
+    let mut jobs: Vec<Arc<dyn Job>> = vec![Arc::new(SendWaiting(Arc::clone(&outbox)))];
+    jobs.extend(BodyCull::new(Arc::clone(store), &config.body_cull));
+    jobs.extend(Alerts::new(Arc::clone(store), Arc::clone(&outbox), &config.alerts));
+    jobs.extend(Reports::jobs(store, &outbox, &config.reports, &config.alerts));
+    jobs
 }
 
 fn pipeline_settings(config: &Config) -> pipeline::Settings {

@@ -6,6 +6,7 @@
 //! A dead run's transactions are failed, and nobody else's.
 
 mod machine;
+mod presence;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::machine::Machine;
+pub use self::presence::Presence;
 use crate::clock::Clock;
 use crate::model::transaction::Status;
 use crate::store::{Collection, Find, SharedStore, StoreError, Write};

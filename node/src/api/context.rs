@@ -13,11 +13,13 @@ use super::error::Fault;
 use super::router::Params;
 use crate::audit::Auditor;
 use crate::clock::Clock;
+use crate::cluster::Presence;
 use crate::config;
 use crate::crypto::password::Remembered;
 use crate::metrics::prometheus::Prometheus;
 use crate::notify;
 use crate::store::{Collection, SharedStore, Store};
+use crate::tables::Keeper;
 
 /// The settings that the API reads.
 #[derive(Clone, Debug)]
@@ -54,6 +56,10 @@ pub struct Parts {
     pub started: Instant,
     /// Told when a user wants the instances renewed.
     pub restart: Arc<Notify>,
+    /// Told when somebody asks whether the node is up.
+    pub presence: Arc<Presence>,
+    /// Told when channels or clients have changed.
+    pub tables: Arc<Keeper>,
 }
 
 /// What all requests share.
@@ -67,6 +73,8 @@ pub struct Api {
     pub(super) notifier: Arc<dyn notify::Notify>,
     pub(super) started: Instant,
     pub(super) restart: Arc<Notify>,
+    pub(super) presence: Arc<Presence>,
+    tables: Arc<Keeper>,
     pub(super) logins: LoginLimit,
     /// Passwords that were verified against slow hashes.
     pub(super) remembered: Remembered,
@@ -88,6 +96,8 @@ impl Api {
             notifier: parts.notifier,
             started: parts.started,
             restart: parts.restart,
+            presence: parts.presence,
+            tables: parts.tables,
             logins: LoginLimit::default(),
             remembered: Remembered::new(),
             bodies: Room::default(),
@@ -102,7 +112,16 @@ impl Api {
     }
 
     /// Has a change of these documents count at once on this node.
-    pub(super) async fn changed(&self, _what: Collection) {}
+    pub(super) async fn changed(&self, what: Collection) {
+        if matches!(what, Collection::Channels | Collection::Clients)
+            && let Err(error) = self.tables.refresh().await
+        {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "A change is in force only when the store answers"
+            );
+        }
+    }
 
     /// The store, as its callers use it.
     pub(super) fn store(&self) -> &dyn Store {

@@ -1,6 +1,9 @@
 //! `GET /heartbeat`: how long the node is up, and when each mediator was last heard of.
+//!
+//! A node that is stopping answers 503 here first, so that whoever checks it sends nobody any more.
 
 use bson::{Bson, Document, doc};
+use http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::context::Call;
@@ -16,6 +19,9 @@ const SILENCE: i64 = 60;
 /// `GET /heartbeat`
 pub(super) async fn read(call: Call) -> Answer {
     let api = &call.api;
+    if !api.presence.is_wanted() {
+        return Err(Refusal::Status(StatusCode::SERVICE_UNAVAILABLE));
+    }
     let now = api.clock.now();
     let mut wanted = Find::by(doc! {});
     wanted.projection = doc! {"urn": 1, "_lastHeartbeat": 1, "_uptime": 1};

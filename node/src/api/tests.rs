@@ -42,6 +42,7 @@ use crate::notify::email::{Mail, MailError};
 use crate::notify::{Message, Notify, NotifyError};
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::{Collection, Find, SharedStore, Write};
+use crate::tables::{self, Keeper};
 
 /// 2026-11-22T11:39:08Z
 const NOW: Millis = 1_795_347_548_000;
@@ -183,7 +184,7 @@ impl TestApi {
         adjust(&mut config);
         let mailbox = Arc::<Mailbox>::default();
         let api = Self {
-            service: service(&store, &clock, &mailbox, config),
+            service: service(&store, &clock, &mailbox, config).await,
             store,
             clock,
             mailbox,
@@ -306,11 +307,14 @@ impl TestApi {
     }
 }
 
-fn service(store: &SharedStore, clock: &Arc<ManualClock>, mailbox: &Arc<Mailbox>, config: Config) -> Service {
+async fn service(store: &SharedStore, clock: &Arc<ManualClock>, mailbox: &Arc<Mailbox>, config: Config) -> Service {
     let shared_clock: Arc<dyn Clock> = clock.clone();
     let auditing: Option<AuditEvents> = config.auditing.audit_events;
     let (auditor, delivering) = Auditor::new(auditing, store.clone(), shared_clock.clone(), Arc::new(|| None));
     tokio::spawn(delivering);
+    let tables = Keeper::open(store.clone(), tables::Settings::new(&config.caching, 1000))
+        .await
+        .unwrap();
     let settings = Settings {
         api: config.api,
         authentication: config.authentication,
@@ -336,6 +340,8 @@ fn service(store: &SharedStore, clock: &Arc<ManualClock>, mailbox: &Arc<Mailbox>
             notifier: mailbox.clone(),
             started: Instant::now(),
             restart: Arc::default(),
+            presence: Arc::default(),
+            tables: Arc::new(tables),
         }),
         routes: super::routes().into(),
     }

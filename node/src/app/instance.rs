@@ -19,6 +19,7 @@ use tracing::{error, info, warn};
 
 use crate::audit::Auditor;
 use crate::clock::Clock;
+use crate::cluster::Presence;
 use crate::config::Limits;
 use crate::keystore::LiveKeystore;
 use crate::listen::Bound;
@@ -51,6 +52,7 @@ pub(super) struct Parts {
     pub(super) trusted_proxies: Vec<IpNet>,
     pub(super) limits: Limits,
     pub(super) permits: Option<Arc<Semaphore>>,
+    pub(super) presence: Arc<Presence>,
     /// The whole node stops.
     pub(super) stop: CancellationToken,
     pub(super) hard: CancellationToken,
@@ -287,6 +289,7 @@ fn accept(parts: &Arc<Parts>, at: usize, stop: &CancellationToken, tracker: &Tas
         trusted_proxies: parts.trusted_proxies.clone(),
         limits: parts.limits.clone(),
         permits: parts.permits.clone(),
+        presence: Arc::clone(&parts.presence),
         tracker: tracker.clone(),
         stop: stop.clone(),
     });

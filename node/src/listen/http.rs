@@ -25,6 +25,7 @@ use tracing::{debug, warn};
 
 use super::connection::{Guarded, Rewound, Vitals, Watched};
 use super::preface;
+use crate::cluster::Presence;
 use crate::config::Limits;
 use crate::keystore::LiveKeystore;
 use crate::pipeline::{Peer, Pipeline};
@@ -53,6 +54,7 @@ pub struct Acceptor {
     /// Connections that the process may have; `None` for no limit.
     pub permits: Option<Arc<Semaphore>>,
     pub tracker: TaskTracker,
+    pub presence: Arc<Presence>,
     /// No new connections; those that are open end with their present request.
     pub stop: CancellationToken,
 }
@@ -71,6 +73,7 @@ impl Acceptor {
             };
             match accepted {
                 Ok((stream, address)) => {
+                    self.presence.arrived();
                     let connection = Arc::clone(&self).connection(stream, address, tls.clone(), permit);
                     self.tracker.spawn(connection);
                 }
