@@ -35,7 +35,7 @@ use crate::jobs::{Job, Supervisor};
 use crate::keystore::{self, Keystore, KeystoreError, LiveKeystore};
 use crate::listen::{BindError, Bound};
 use crate::metrics::prometheus::Prometheus;
-use crate::notify::Notifier;
+use crate::notify::{self, Notifier};
 use crate::pipeline::{self, Authenticator, Gatekeeper};
 use crate::record::{Recorder, Writer};
 use crate::route::payload::BodyLimits;
@@ -191,6 +191,11 @@ impl Node {
         };
         let prometheus = Arc::new(Prometheus::default());
         let presence = Arc::new(Presence::default());
+        let notifier: Arc<dyn notify::Notify> = Arc::new(Notifier::new(
+            config.email.as_ref(),
+            config.nodemailer.as_ref(),
+            &config.sms_gateway,
+        ));
         let closing = shutdown.hard.child_token();
         let restart = Arc::new(Notify::new());
         let addresses = bound.addresses();
@@ -245,11 +250,7 @@ impl Node {
                 settings: api_settings(&config),
                 auditor: auditor.clone(),
                 prometheus: Arc::clone(&prometheus),
-                notifier: Arc::new(Notifier::new(
-                    config.email.as_ref(),
-                    config.nodemailer.as_ref(),
-                    &config.sms_gateway,
-                )),
+                notifier: Arc::clone(&notifier),
                 started,
                 restart: Arc::clone(&restart),
                 presence: Arc::clone(&presence),
@@ -263,7 +264,7 @@ impl Node {
             estate.tasks.spawn(api::serve(api, listener, tls, stop.clone()));
         }
         let leases = Leases::new(Arc::clone(&store), Arc::clone(&clock), member.id());
-        let standing = jobs(&config, &store);
+        let standing = jobs(&config, &store, &notifier);
         let supervisor = Supervisor::new(
             Arc::clone(&store),
             Arc::clone(&clock),
@@ -442,9 +443,8 @@ impl Addresses {
 }
 
 /// The jobs that exist whatever the channels say.
-fn jobs(config: &Config, store: &SharedStore) -> Vec<Arc<dyn Job>> {
-    let notifier = Notifier::new(config.email.as_ref(), config.nodemailer.as_ref(), &config.sms_gateway);
-    let outbox = Arc::new(Outbox::new(Arc::clone(store), Arc::new(notifier)));
+fn jobs(config: &Config, store: &SharedStore, notifier: &Arc<dyn notify::Notify>) -> Vec<Arc<dyn Job>> {
+    let outbox = Arc::new(Outbox::new(Arc::clone(store), Arc::clone(notifier)));
     let mut jobs: Vec<Arc<dyn Job>> = vec![Arc::new(SendWaiting(Arc::clone(&outbox)))];
     jobs.extend(BodyCull::new(Arc::clone(store), &config.body_cull));
     jobs.extend(Alerts::new(Arc::clone(store), Arc::clone(&outbox), &config.alerts));
