@@ -6,6 +6,8 @@
 pub mod admin;
 mod commands;
 mod edits;
+pub mod inherit;
+pub mod launch;
 mod page;
 pub mod ports;
 mod report;
@@ -32,6 +34,7 @@ use crate::service::Gate;
 use crate::socket::Source;
 
 pub use commands::Order;
+use inherit::{HandOver, Inherited};
 pub use page::Page;
 pub use ports::{Bound, Ports};
 use report::Observed;
@@ -53,6 +56,8 @@ pub enum Message {
     Reload(oneshot::Sender<Result<(), Problems>>),
     /// Tell how things are.
     Report(oneshot::Sender<Box<Report>>),
+    /// Give all sockets, and what is known, for another process.
+    HandOver(oneshot::Sender<std::io::Result<HandOver>>),
     /// A probe has ended.
     Probed(Target, Result<(), Failure>),
     /// A trial has ended.
@@ -94,6 +99,10 @@ pub struct Control {
     pub natural_limit: usize,
     /// To itself, for tasks it starts.
     pub inbox: Inbox,
+    /// The listener of metrics and status page.
+    pub page: Option<std::net::TcpListener>,
+    /// The process before this one, which waits to hear that this one is ready.
+    pub predecessor: Option<inherit::Predecessor>,
     /// When to end.
     pub shutdown: Shutdown,
     /// Told when the first round of checks is over.
@@ -144,6 +153,9 @@ impl Control {
         }
         if !*self.ready.borrow() && self.state.is_first_round_over() {
             self.ready.send_replace(true);
+            if let Some(predecessor) = self.predecessor.take() {
+                predecessor.release();
+            }
         }
     }
 
@@ -194,6 +206,9 @@ impl Control {
                 watch.set(self.sources.files());
                 let _ = answer.send(result);
             }
+            Message::HandOver(answer) => {
+                let _ = answer.send(self.hand_over());
+            }
             Message::Probed(target, result) => {
                 if let Some(effect) = self.state.probed(&target, result, now, (self.chance)()) {
                     self.perform(effect);
@@ -235,10 +250,30 @@ impl Control {
         });
     }
 
-    /// Makes the sources it was made with count, on sockets that were bound for them.
-    pub fn begin(&mut self, bound: ports::Fresh) {
-        self.apply();
-        self.open(bound);
+    fn hand_over(&self) -> std::io::Result<HandOver> {
+        let page = self.page.as_ref().map(std::net::TcpListener::try_clone).transpose()?;
+        let members = self
+            .state
+            .services()
+            .iter()
+            .flat_map(|entry| entry.members.iter().map(move |it| (entry, it)));
+        let staying = members.filter(|(entry, member)| !entry.is_leaving && member.leaves_by.is_none());
+        let backends = staying.map(|(entry, member)| inherit::KnownBackend {
+            service: entry.service.name.to_string(),
+            address: member.address(),
+            health: member.machine.health().clone(),
+            duty: member.duty,
+        });
+        let known = inherit::Known {
+            backends: backends.collect(),
+            edits: self.sources.edits.clone(),
+            names: self.sources.names.clone().into_iter().collect(),
+        };
+        Ok(HandOver {
+            sockets: self.ports.sockets()?,
+            page,
+            known,
+        })
     }
 
     /// Makes these sources the ones that count: all of it, or nothing.
@@ -246,7 +281,7 @@ impl Control {
         let wanted = ports::wanted(&sources.services());
         let bound = self
             .ports
-            .bind_missing(&wanted, self.threads.len())
+            .bind_missing(&wanted, self.threads.len(), &mut Inherited::default())
             .map_err(ports::as_problems)?;
         self.sources = sources;
         self.apply();

@@ -11,10 +11,12 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::plan::{Check, CheckKind};
 
 /// What is known of a backend by asking it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Health {
     /// Nothing yet: it gets no traffic.
     Unknown,
@@ -25,7 +27,7 @@ pub enum Health {
 }
 
 /// Why a probe failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// True if nobody could be reached; false if someone answered, but not as expected.
     pub is_unreachable: bool,

@@ -7,6 +7,7 @@
 //! changes what other connections see, but for counters and reports of failed connects.
 
 pub mod choose;
+pub mod flows;
 mod identity;
 pub mod sessions;
 pub mod udp;
@@ -178,10 +179,7 @@ async fn reach(door: &Door, snapshot: &Snapshot, record: &mut Record) -> Result<
     loop {
         let chosen = choose(door, snapshot, record, &tried).await?;
         let state = Arc::clone(chosen.pick.state());
-        let source = match chosen.client_ip {
-            ClientIp::Transparent => Source::Transparent(record.client.ip()),
-            ClientIp::None | ClientIp::ProxyV1 | ClientIp::ProxyV2 => Source::Any,
-        };
+        let source = source(chosen.client_ip, record.client);
         record.backend = Some(state.address);
         let begun = Instant::now();
         let result = connect(state.address, source, policy.timeouts.connect).await;
@@ -208,6 +206,14 @@ async fn reach(door: &Door, snapshot: &Snapshot, record: &mut Record) -> Result<
         state.redispatched.add(1);
         record.retries += 1;
         tried.push(state.address);
+    }
+}
+
+/// Where a connection to a backend comes from.
+fn source(client_ip: ClientIp, client: SocketAddr) -> Source {
+    match client_ip {
+        ClientIp::Transparent => Source::Transparent(client.ip()),
+        ClientIp::None | ClientIp::ProxyV1 | ClientIp::ProxyV2 => Source::Any,
     }
 }
 

@@ -7,14 +7,11 @@
 //!
 //! Data threads never wait for the control task, and it never touches a connection's bytes.
 
-use std::collections::HashMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::SystemTime;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 pub mod backend;
@@ -40,18 +37,12 @@ pub mod testing;
 pub use config::{Config, Problems};
 pub use control::Bound;
 pub use control::admin::{AdminError, Answer, call, reads_input};
+pub use control::inherit::UpgradeError;
 pub use control::ports::BindError;
 pub use metrics::Report;
 
-use control::admin::AdminSocket;
-use control::sources::{self, Sources};
-use control::state::State;
-use control::{Control, Inbox, Message, Page, Ports, ports};
-use listen::Thread;
-use log::{Form, Journal, Writer};
-use plan::LogFormat;
-use service::Gate;
-use socket::FileBudget;
+use control::launch::Launch;
+use control::{Inbox, Message, inherit};
 
 /// How the balancer is told to stop.
 #[derive(Clone, Debug, Default)]
@@ -110,23 +101,8 @@ impl Balancer {
     /// # Errors
     /// See [`StartError`].
     pub async fn start(config: Config, shutdown: Shutdown) -> Result<Self, StartError> {
-        let (sources, warnings) = sources::load(config, &HashMap::new())
-            .await
-            .map_err(StartError::Config)?;
-        for warning in warnings.iter() {
-            tracing::warn!("{warning}");
-        }
-        let process = sources.plan.process.clone();
-        let processors = || std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = process.threads.unwrap_or_else(processors);
-        let fresh = Ports::default()
-            .bind_missing(&ports::wanted(&sources.services()), threads)
-            .map_err(StartError::Bind)?;
-        let page = process.metrics.map(bind_page).transpose()?;
-        let admin = AdminSocket::bind(&process.admin)?;
-        let admin_path = admin.as_ref().map(|socket| socket.path().to_owned());
-        let metrics = page.as_ref().and_then(|listener| listener.local_addr().ok());
-
+        let launch = Launch::prepare(config).await?;
+        let (metrics, admin) = (launch.page_address(), launch.admin_path().map(Path::to_owned));
         // A drop of the handle is a hard shutdown too.
         let dropped = shutdown.hard.child_token();
         let shutdown = Shutdown {
@@ -136,41 +112,28 @@ impl Balancer {
         let (inbox, messages) = control::inbox();
         let (ready_sender, ready) = watch::channel(false);
         let (ended_sender, ended) = watch::channel(false);
-        let (bound_sender, bound) = oneshot::channel();
+        let (begun_sender, begun) = oneshot::channel();
         let to_control = inbox.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
-            let inbox = to_control.clone();
             runtime.block_on(async move {
-                let serving = assemble(sources, threads, fresh, shutdown, to_control, ready_sender);
-                let (control, writer, failed) = match serving {
-                    Ok(parts) => parts,
-                    Err(error) => return drop(bound_sender.send(Err(error))),
-                };
-                let page = page.map(|listener| Page::new(listener, inbox)).transpose();
-                let page = match page {
-                    Ok(page) => page.map(|page| tokio::spawn(page.run())),
-                    Err(error) => return drop(bound_sender.send(Err(error))),
-                };
-                let admin = admin.map(|socket| tokio::spawn(socket.run(control.inbox.clone())));
-                let _ = bound_sender.send(Ok(control.ports.bound()));
-                control.run(messages, failed).await;
-                for helper in page.into_iter().chain(admin) {
-                    helper.abort();
-                    // Awaited, so that the control socket is gone when the end is told.
-                    let _ = helper.await;
+                match launch.begin(shutdown, to_control, messages, ready_sender) {
+                    Ok(running) => {
+                        let _ = begun_sender.send(Ok(running.control.ports.bound()));
+                        running.run().await;
+                    }
+                    Err(error) => drop(begun_sender.send(Err(error))),
                 }
-                drop(writer);
                 ended_sender.send_replace(true);
             });
         })?;
-        let addresses = bound
+        let addresses = begun
             .await
             .map_err(|_| std::io::Error::other("the control thread ended"))??;
         Ok(Self {
             addresses,
             metrics,
-            admin: admin_path,
+            admin,
             inbox,
             ready,
             ended,
@@ -215,6 +178,22 @@ impl Balancer {
         receiver.await.unwrap_or(Ok(()))
     }
 
+    /// Starts another program, usually a newer version of this one, with the same arguments, and gives it all sockets and
+    /// what is known. Returns its process id as soon as it serves; then this balancer should be told to stop, which
+    /// leaves to its connections the time to drain. No connection is refused meanwhile.
+    ///
+    /// # Errors
+    /// It did not come to serve. It has been ended then, and this balancer goes on.
+    pub async fn upgrade(&self, command: std::process::Command) -> Result<u32, UpgradeError> {
+        let ended = || std::io::Error::other("this balancer is ending");
+        let (sender, receiver) = oneshot::channel();
+        let _ = self.inbox.send(Message::HandOver(sender)).await;
+        let everything = receiver.await.map_err(|_| UpgradeError::HandOver(ended()))?;
+        let everything = everything.map_err(UpgradeError::HandOver)?;
+        let upgrading = tokio::task::spawn_blocking(move || inherit::upgrade(command, &everything));
+        upgrading.await.map_err(|_| UpgradeError::HandOver(ended()))?
+    }
+
     /// How things are; `None` when it has ended.
     pub async fn report(&self) -> Option<Report> {
         let (sender, receiver) = oneshot::channel();
@@ -236,65 +215,4 @@ impl Drop for Balancer {
             let _ = thread.join();
         }
     }
-}
-
-fn bind_page(address: SocketAddr) -> Result<TcpListener, StartError> {
-    let bind = || {
-        let listener = TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
-        Ok(listener)
-    };
-    bind().map_err(|source| StartError::Metrics { address, source })
-}
-
-type Parts = (Control, Option<Writer>, mpsc::Receiver<backend::connect::Report>);
-
-/// Makes everything that serves, out of what was bound.
-fn assemble(
-    sources: Sources,
-    threads: usize,
-    fresh: ports::Fresh,
-    shutdown: Shutdown,
-    inbox: Inbox,
-    ready: watch::Sender<bool>,
-) -> std::io::Result<Parts> {
-    let budget = FileBudget::of(socket::raise_file_limit(), threads);
-    relay::limit_pipes(budget.pipes);
-    let form = form(sources.plan.process.log);
-    let threads = (0..threads)
-        .map(|index| Thread::start(index, form.map(|form| Arc::new(Journal::new(form, wall_clock)))))
-        .collect::<std::io::Result<Vec<_>>>()?;
-    let journals: Vec<_> = threads.iter().filter_map(|thread| thread.journal.clone()).collect();
-    let writer = form.map(|_| Writer::start(journals, std::io::stdout())).transpose()?;
-    // Failed connects come in bursts; what does not fit is not needed.
-    let (reports, failed) = mpsc::channel(1024);
-    let mut control = Control {
-        state: State::new(reports),
-        sources,
-        threads,
-        ports: Ports::default(),
-        gate: Arc::new(Gate::new(budget.connections)),
-        natural_limit: budget.connections,
-        inbox,
-        shutdown,
-        ready,
-        chance: rand::random::<f64>,
-    };
-    control.begin(fresh);
-    Ok((control, writer, failed))
-}
-
-fn form(format: LogFormat) -> Option<Form> {
-    match format {
-        LogFormat::Json => Some(Form::Json),
-        LogFormat::Text => Some(Form::Text),
-        LogFormat::Off => None,
-        LogFormat::Auto if std::io::IsTerminal::is_terminal(&std::io::stdout()) => Some(Form::Text),
-        LogFormat::Auto => Some(Form::Json),
-    }
-}
-
-#[expect(clippy::disallowed_methods, reason = "the one place where the log learns the time")]
-fn wall_clock() -> SystemTime {
-    SystemTime::now()
 }

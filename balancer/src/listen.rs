@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -18,8 +19,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::l4::choose::Chooser;
 use crate::l4::sessions::Sessions;
-use crate::l4::{self, Door};
+use crate::l4::{self, Door, flows};
 use crate::log::Journal;
+use crate::plan::Mode;
 use crate::service::{Gate, Place, ServiceState};
 use crate::socket::{self, Listening};
 
@@ -66,28 +68,46 @@ impl Thread {
         })
     }
 
-    /// Accepts on `listener` for `service` until `closed`; connections go on after that.
+    /// Serves what comes in on `listener` for `service` until `closed`; connections go on after that, datagram flows do
+    /// not.
     ///
     /// # Errors
     /// The listener cannot be registered with the thread's event queue.
     pub fn open(
         &self,
-        listener: std::net::TcpListener,
+        listener: Listener,
         service: &Arc<ServiceState>,
         all: &Arc<Gate>,
         closed: CancellationToken,
     ) -> io::Result<()> {
         let _guard = self.handle.enter();
-        let listener = TcpListener::from_std(listener)?;
         let door = Arc::new(Door {
             service: Arc::clone(service),
             sessions: Arc::clone(&self.sessions),
             journal: self.journal.clone(),
             chooser: Mutex::new(Chooser::new(rand::random())),
         });
-        let accepting = accept(listener, door, Arc::clone(all), self.tasks.clone());
-        self.handle
-            .spawn(async move { closed.run_until_cancelled_owned(accepting).await });
+        let all = Arc::clone(all);
+        match listener {
+            Listener::Tcp(listener) => {
+                let accepting = Accepting {
+                    listener: TcpListener::from_std(listener)?,
+                    door,
+                    all,
+                    tasks: self.tasks.clone(),
+                };
+                self.handle.spawn(accepting.run(closed));
+            }
+            Listener::Udp(socket) => {
+                let name = Arc::clone(&service.name);
+                let serving = flows::serve(socket, door, all);
+                self.handle.spawn(async move {
+                    if let Some(Err(error)) = closed.run_until_cancelled_owned(serving).await {
+                        tracing::error!(service = %name, %error, "Cannot receive datagrams any more");
+                    }
+                });
+            }
+        }
         Ok(())
     }
 
@@ -107,47 +127,168 @@ impl Drop for Thread {
     }
 }
 
+/// A socket that clients come in by.
+#[derive(Debug)]
+pub enum Listener {
+    /// For connections.
+    Tcp(std::net::TcpListener),
+    /// For datagrams.
+    Udp(std::net::UdpSocket),
+}
+
+impl Listener {
+    fn new(mode: Mode, address: SocketAddr) -> io::Result<Self> {
+        let options = Listening {
+            reuse_port: true,
+            ..Listening::default()
+        };
+        match mode {
+            Mode::Tcp => socket::listen(address, options).map(Self::Tcp),
+            Mode::Udp => socket::listen_datagrams(address, true).map(Self::Udp),
+        }
+    }
+
+    /// Takes over a socket that somebody else has bound.
+    ///
+    /// # Errors
+    /// It is not a socket of that kind.
+    pub fn adopt(mode: Mode, socket: OwnedFd) -> io::Result<Self> {
+        match mode {
+            Mode::Tcp => {
+                let listener = std::net::TcpListener::from(socket);
+                socket::adopt(&listener, Listening::default())?;
+                Ok(Self::Tcp(listener))
+            }
+            Mode::Udp => {
+                let socket = std::net::UdpSocket::from(socket);
+                socket.set_nonblocking(true)?;
+                Ok(Self::Udp(socket))
+            }
+        }
+    }
+
+    /// What comes in by it.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        match self {
+            Self::Tcp(_) => Mode::Tcp,
+            Self::Udp(_) => Mode::Udp,
+        }
+    }
+
+    /// The address it is bound to.
+    ///
+    /// # Errors
+    /// It is not a socket.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr(),
+            Self::Udp(socket) => socket.local_addr(),
+        }
+    }
+
+    /// The same socket once more.
+    ///
+    /// # Errors
+    /// Too many open files.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        match self {
+            Self::Tcp(listener) => listener.try_clone().map(Self::Tcp),
+            Self::Udp(socket) => socket.try_clone().map(Self::Udp),
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Udp(socket) => socket.as_fd(),
+        }
+    }
+}
+
 /// Binds an address once for each of `threads`.
 ///
 /// # Errors
 /// The address is in use, or not ours to use.
-pub fn bind(address: SocketAddr, threads: usize) -> io::Result<Vec<std::net::TcpListener>> {
-    let options = Listening {
-        reuse_port: true,
-        ..Listening::default()
-    };
-    refuse_to_share(address)?;
-    let first = socket::listen(address, options)?;
-    let address = first.local_addr()?;
-    let mut listeners = vec![first];
-    for _ in 1..threads {
-        listeners.push(socket::listen(address, options)?);
+pub fn bind(mode: Mode, address: SocketAddr, threads: usize) -> io::Result<Vec<Listener>> {
+    refuse_to_share(mode, address)?;
+    let first = Listener::new(mode, address)?;
+    complete(mode, vec![first], threads)
+}
+
+/// Adds to sockets that are bound already, until there is one for each of `threads`.
+///
+/// # Errors
+/// There is none to begin with, or no more can be had.
+pub fn complete(mode: Mode, mut listeners: Vec<Listener>, threads: usize) -> io::Result<Vec<Listener>> {
+    let address = listeners.first().ok_or(io::ErrorKind::InvalidInput)?.address()?;
+    while listeners.len() < threads {
+        // One that was bound by somebody who did not mean to share its address can still be shared itself.
+        let next = Listener::new(mode, address).or_else(|_| listeners[0].try_clone())?;
+        listeners.push(next);
     }
     Ok(listeners)
 }
 
 /// Fails if someone else listens there. Sharing the port is for our own threads; a second balancer, started by mistake,
 /// would otherwise take half of the connections.
-fn refuse_to_share(address: SocketAddr) -> io::Result<()> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+fn refuse_to_share(mode: Mode, address: SocketAddr) -> io::Result<()> {
+    let kind = match mode {
+        Mode::Tcp => Type::STREAM,
+        Mode::Udp => Type::DGRAM,
+    };
+    let socket = Socket::new(Domain::for_address(address), kind, None)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    socket.set_reuse_address(true)?;
+    // Connections of an earlier life in TIME_WAIT do not count.
+    socket.set_reuse_address(mode == Mode::Tcp)?;
     socket.bind(&address.into())
 }
 
-async fn accept(listener: TcpListener, door: Arc<Door>, all: Arc<Gate>, tasks: TaskTracker) {
-    loop {
-        match listener.accept().await {
-            Ok((client, peer)) => {
-                door.service.counters.accepted.add(1);
+/// The accept loop of one listener.
+struct Accepting {
+    listener: TcpListener,
+    door: Arc<Door>,
+    all: Arc<Gate>,
+    tasks: TaskTracker,
+}
+
+impl Accepting {
+    async fn run(self, closed: CancellationToken) {
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = closed.cancelled() => break,
+                accepted = self.listener.accept() => accepted,
+            };
+            match accepted {
                 // Without room this one waits here, and those behind it in the kernel.
-                let places = enter(&door.service, &all).await;
-                tasks.spawn(serve(Arc::clone(&door), client, peer, places));
+                Ok((client, peer)) => self.take(client, peer).await,
+                Err(error) => refuse(&self.door.service, &error).await,
             }
-            Err(error) => refuse(&door.service, &error).await,
         }
+        // Who came before the end is served: closing would reset what waits in the kernel.
+        while let Some(Ok((client, peer))) = now_or_never(self.listener.accept()).await {
+            self.take(client, peer).await;
+        }
+    }
+
+    async fn take(&self, client: TcpStream, peer: SocketAddr) {
+        self.door.service.counters.accepted.add(1);
+        let places = enter(&self.door.service, &self.all).await;
+        self.tasks.spawn(serve(Arc::clone(&self.door), client, peer, places));
+    }
+}
+
+/// What a future gives if it does not have to wait for it.
+async fn now_or_never<T>(future: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        it = future => Some(it),
+        () = std::future::ready(()) => None,
     }
 }
 

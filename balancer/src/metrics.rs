@@ -86,6 +86,8 @@ pub struct ServiceReport {
     pub redispatched: u64,
     /// Failed accepts.
     pub accept_errors: u64,
+    /// Datagrams that no flow could take.
+    pub dropped_datagrams: u64,
     /// Bytes from clients.
     pub bytes_in: u64,
     /// Bytes to clients.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 /// Everything one balancer process should do.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,7 +71,7 @@ pub enum LogFormat {
 }
 
 /// One service: where clients come in, who serves them, and the rules in between.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Service {
     /// Unique; keeps a service's counters together across reloads.
     pub name: Arc<str>,
@@ -118,7 +119,7 @@ pub struct Service {
 }
 
 /// What is balanced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Mode {
     /// TCP connections, byte transparent.
     Tcp,
@@ -127,7 +128,7 @@ pub enum Mode {
 }
 
 /// How a backend is chosen. IPVS' names where IPVS has them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Schedule {
     /// In turn.
     Rr,
@@ -176,7 +177,7 @@ impl fmt::Display for Schedule {
 }
 
 /// How backends are found alive.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Check {
     /// What is asked.
     pub kind: CheckKind,
@@ -211,7 +212,7 @@ impl Check {
 }
 
 /// What a check asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CheckKind {
     /// Nothing: a backend counts as healthy until a connect to it fails.
     None,
@@ -235,7 +236,7 @@ impl fmt::Display for CheckKind {
 }
 
 /// How long things may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timeouts {
     /// One connect to one backend.
     pub connect: Duration,
@@ -250,7 +251,7 @@ pub struct Timeouts {
 }
 
 /// How backends learn the client's address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ClientIp {
     /// They do not.
     None,
@@ -263,14 +264,14 @@ pub enum ClientIp {
 }
 
 /// Clients stay with the backend they had.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sticky {
     /// How long after its last connection a client's backend is remembered.
     pub timeout: Duration,
 }
 
 /// What happens to live connections of a backend that goes down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OnDown {
     /// They go on until they end by themselves.
     Keep,
@@ -279,7 +280,7 @@ pub enum OnDown {
 }
 
 /// What a client gets when no backend can take it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AllDown {
     /// The connection is reset.
     Reset,
@@ -290,7 +291,7 @@ pub enum AllDown {
 }
 
 /// One backend as it was written.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backend {
     /// Where it is.
     pub endpoint: Endpoint,
@@ -322,7 +323,7 @@ impl Backend {
 pub const WEIGHT_MAX: u16 = u16::MAX;
 
 /// Where a backend is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Endpoint {
     /// At an address.
     Address(SocketAddr),

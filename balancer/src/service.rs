@@ -62,6 +62,8 @@ pub struct Counters {
     pub redispatched: Counter,
     /// Accepts that failed.
     pub accept_errors: Counter,
+    /// Datagrams that no flow could take.
+    pub dropped_datagrams: Counter,
     /// Bytes from clients to backends.
     pub bytes_to_backend: Counter,
     /// Bytes from backends to clients.

@@ -2,7 +2,9 @@
 
 mod ctl;
 mod health;
+mod identity;
 mod l4;
 mod page;
 mod reload;
 mod support;
+mod udp;

@@ -228,12 +228,13 @@ impl<'a> Reader<'a> {
             || listen.first().map(ToString::to_string).unwrap_or_default(),
             |(text, _, _)| text.to_owned(),
         );
+        let mode = self.parsed("mode", Mode::Tcp, |text| values::word(text, &MODES));
         let service = Service {
             name: Arc::from(name),
             listen,
-            mode: self.parsed("mode", Mode::Tcp, |text| values::word(text, &MODES)),
+            mode,
             schedule: self.parsed("schedule", Schedule::Rr, |text| values::word(text, &Schedule::NAMES)),
-            check: self.check(),
+            check: self.check(mode),
             timeouts: self.timeouts(),
             // At the top of the file it is the ceiling of the process.
             maxconn: (!is_whole_file).then(|| self.own_maxconn()).flatten(),
@@ -259,6 +260,13 @@ impl<'a> Reader<'a> {
             let text = "has no backends; write `backends` or `backends_file`".to_owned();
             let (place, path) = (map.place.clone(), path.clone());
             self.found.problem(&place, &path, text);
+        }
+        if service.mode == Mode::Udp
+            && matches!(service.client_ip, ClientIp::ProxyV1 | ClientIp::ProxyV2)
+            && let Some((_, path, place)) = self.text("client_ip")
+        {
+            let text = "needs connections; for datagrams write none or transparent".to_owned();
+            self.found.problem(place, &path, text);
         }
         service
     }
@@ -381,10 +389,17 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn check(&mut self) -> Check {
+    fn check(&mut self, mode: Mode) -> Check {
         self.warn_about_unknown_check_keys();
+        // A datagram port has no connection to try; another port may be named to ask there.
+        let has_port = self.find("check_port").is_some();
+        let unsaid = if mode == Mode::Udp && !has_port {
+            CheckKind::None
+        } else {
+            CheckKind::Tcp
+        };
         Check {
-            kind: self.parsed("check", CheckKind::Tcp, |text| values::word(text, &CHECKS)),
+            kind: self.parsed("check", unsaid, |text| values::word(text, &CHECKS)),
             port: self.parsed("check_port", None, |text| values::number(text, 1..=u16::MAX).map(Some)),
             path: self.parsed("check_path", "/heartbeat".to_owned(), |text| {
                 let is_target = text.starts_with('/') && text.bytes().all(|b| b.is_ascii_graphic());

@@ -107,7 +107,7 @@ pub const KEYS: &[Key] = &[
         "check",
         "tcp|http|https|none",
         "tcp",
-        "how backends are found alive; or a map of the keys below",
+        "how backends are found alive, or a map of the keys below; udp without check_port: none",
         Service,
     ),
     key("check_port", "PORT", "the traffic's", "port that is asked", Service),
@@ -173,7 +173,7 @@ pub const KEYS: &[Key] = &[
         "idle_timeout",
         "TIME",
         "0",
-        "end connections on which nothing moves; 0 is never",
+        "end connections on which nothing moves; 0 is never, for datagrams 60s",
         Service,
     ),
     key(

@@ -50,20 +50,20 @@ pub struct AdminError {
 
 impl AdminSocket {
     /// Makes the socket that the configuration asks for. Without a configured path, and none that can be had, there is
-    /// none.
+    /// none. A successor takes the place of the balancer before.
     ///
     /// # Errors
     /// A configured path cannot be had.
-    pub fn bind(admin: &Admin) -> Result<Option<Self>, AdminError> {
+    pub fn bind(admin: &Admin, is_successor: bool) -> Result<Option<Self>, AdminError> {
         match admin {
             Admin::Off => Ok(None),
-            Admin::Path(path) => Self::at(path).map(Some).map_err(|source| AdminError {
+            Admin::Path(path) => Self::at(path, is_successor).map(Some).map_err(|source| AdminError {
                 path: path.clone(),
                 source,
             }),
             Admin::Default => {
                 for path in default_paths() {
-                    match Self::at(&path) {
+                    match Self::at(&path, is_successor) {
                         Ok(socket) => return Ok(Some(socket)),
                         Err(error) => tracing::debug!(path = %path.display(), %error, "Not the control socket"),
                     }
@@ -74,11 +74,11 @@ impl AdminSocket {
         }
     }
 
-    fn at(path: &Path) -> io::Result<Self> {
+    fn at(path: &Path, is_successor: bool) -> io::Result<Self> {
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             std::fs::create_dir_all(folder)?;
         }
-        if StdStream::connect(path).is_ok() {
+        if !is_successor && StdStream::connect(path).is_ok() {
             return Err(io::Error::new(
                 io::ErrorKind::AddrInUse,
                 "another balancer answers there",
@@ -87,11 +87,8 @@ impl AdminSocket {
         Self::replace(path)
     }
 
-    /// Makes the socket also where another balancer has one, which keeps answering those who are connected to it.
-    ///
-    /// # Errors
-    /// The folder is missing, or not ours to write to.
-    pub fn replace(path: &Path) -> io::Result<Self> {
+    /// Makes the socket also where another balancer has one.
+    fn replace(path: &Path) -> io::Result<Self> {
         // Bound under another name and renamed, so that there is never a moment without a socket.
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(format!(".{}", std::process::id()));

@@ -3,17 +3,19 @@
 //! An edit remembers what the configuration said when it was made. It holds through reloads until the configuration says
 //! something else about the same thing: then the configuration counts again.
 
+use serde::{Deserialize, Serialize};
+
 use crate::plan::{Backend, Endpoint, Service};
 
 /// All edits.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Edits {
     services: Vec<Edit<Service>>,
     backends: Vec<(Box<str>, Edit<Backend>)>,
 }
 
 /// One edit; `None` is a thing that is not there.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Edit<T> {
     configured: Option<T>,
     edited: Option<T>,

@@ -1,14 +1,15 @@
 //! Which addresses are listened on, and for which service.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use super::inherit::Inherited;
 use crate::config::{Place, Problem, Problems};
-use crate::listen;
-use crate::plan::Service;
+use crate::listen::{self, Listener};
+use crate::plan::{Mode, Service};
 
 /// All open listeners.
 #[derive(Debug, Default)]
@@ -21,8 +22,19 @@ pub struct Ports {
 pub struct Want {
     /// Name of the service.
     pub service: Arc<str>,
+    /// What comes in there.
+    pub mode: Mode,
     /// Address; its port may be 0, which is any free one.
     pub address: SocketAddr,
+}
+
+impl Want {
+    /// True if both mean the same socket. Any free port is another one each time, so then the services decide.
+    #[must_use]
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        (self.mode, self.address) == (other.mode, other.address)
+            && (self.address.port() != 0 || self.service == other.service)
+    }
 }
 
 /// An address that a service listens on.
@@ -58,18 +70,19 @@ struct Port {
     address: SocketAddr,
     /// Kept beside what the threads use, so that the address can go to another service, or another process, without
     /// losing a connection that waits.
-    sockets: Vec<TcpListener>,
+    sockets: Vec<Listener>,
     closed: CancellationToken,
 }
 
 /// Sockets for an address, bound but not yet accepting.
-pub type Fresh = Vec<(Want, Vec<TcpListener>)>;
+pub type Fresh = Vec<(Want, Vec<Listener>)>;
 
 /// What should be listened on.
 #[must_use]
 pub fn wanted(services: &[Service]) -> Vec<Want> {
     let want = |service: &Service, address: &SocketAddr| Want {
         service: Arc::clone(&service.name),
+        mode: service.mode,
         address: *address,
     };
     services
@@ -90,18 +103,28 @@ pub fn as_problems(errors: Vec<BindError>) -> Problems {
 }
 
 impl Ports {
-    /// Binds those addresses that are wanted and not open.
+    /// Binds those addresses that are wanted and not open; sockets that were inherited come first.
     ///
     /// # Errors
     /// Each address that cannot be had; what was bound is closed again.
-    pub fn bind_missing(&self, wanted: &[Want], threads: usize) -> Result<Fresh, Vec<BindError>> {
+    pub fn bind_missing(
+        &self,
+        wanted: &[Want],
+        threads: usize,
+        inherited: &mut Inherited,
+    ) -> Result<Fresh, Vec<BindError>> {
         let (mut fresh, mut errors) = (Fresh::new(), Vec::new());
-        let missing = |want: &&Want| {
-            want.address.port() == 0 && self.open.iter().all(|port| port.want != **want)
-                || want.address.port() != 0 && self.open.iter().all(|port| port.want.address != want.address)
-        };
-        for want in wanted.iter().filter(missing) {
-            match listen::bind(want.address, threads) {
+        for want in wanted
+            .iter()
+            .filter(|want| self.open.iter().all(|port| !port.want.is_same_place(want)))
+        {
+            let sockets = inherited.take(want);
+            let bound = if sockets.is_empty() {
+                listen::bind(want.mode, want.address, threads)
+            } else {
+                listen::complete(want.mode, sockets, threads)
+            };
+            match bound {
                 Ok(sockets) => fresh.push((want.clone(), sockets)),
                 Err(source) => {
                     errors.push(BindError {
@@ -121,13 +144,11 @@ impl Ports {
         &mut self,
         wanted: &[Want],
         fresh: Fresh,
-        open: impl Fn(&Want, TcpListener, usize, CancellationToken) -> io::Result<()>,
+        open: impl Fn(&Want, Listener, usize, CancellationToken) -> io::Result<()>,
     ) {
         self.open.retain_mut(|port| {
             let is_kept = wanted.contains(&port.want);
-            let heir = wanted
-                .iter()
-                .find(|want| want.address == port.want.address && want.address.port() != 0);
+            let heir = wanted.iter().find(|want| port.want.is_same_place(want));
             match heir {
                 _ if is_kept => true,
                 Some(heir) => {
@@ -146,7 +167,7 @@ impl Ports {
         for (want, sockets) in fresh {
             let address = sockets
                 .first()
-                .and_then(|socket| socket.local_addr().ok())
+                .and_then(|socket| socket.address().ok())
                 .unwrap_or(want.address);
             let mut port = Port {
                 want,
@@ -167,6 +188,21 @@ impl Ports {
         }
     }
 
+    /// All sockets once more, each with what it is for.
+    ///
+    /// # Errors
+    /// Too many open files.
+    pub fn sockets(&self) -> io::Result<Vec<(Want, Listener)>> {
+        let of_port = |port: &Port| {
+            let want = port.want.clone();
+            port.sockets
+                .iter()
+                .map(move |socket| Ok((want.clone(), socket.try_clone()?)))
+                .collect::<Vec<_>>()
+        };
+        self.open.iter().flat_map(of_port).collect()
+    }
+
     /// What is listened on.
     #[must_use]
     pub fn bound(&self) -> Vec<Bound> {
@@ -181,7 +217,7 @@ impl Ports {
 }
 
 impl Port {
-    fn start(&mut self, open: &impl Fn(&Want, TcpListener, usize, CancellationToken) -> io::Result<()>) {
+    fn start(&mut self, open: &impl Fn(&Want, Listener, usize, CancellationToken) -> io::Result<()>) {
         self.closed = CancellationToken::new();
         for (index, socket) in self.sockets.iter().enumerate() {
             let opened = socket

@@ -162,6 +162,7 @@ impl Observed {
             queued: counters.queued.get(),
             redispatched: counters.redispatched.get(),
             accept_errors: counters.accept_errors.get(),
+            dropped_datagrams: counters.dropped_datagrams.get(),
             bytes_in: counters.bytes_to_backend.get(),
             bytes_out: counters.bytes_to_client.get(),
             rates: self.rates(&service.name, None),

@@ -179,13 +179,18 @@ impl Sources {
 
     /// Takes over the edits of the sources that counted before.
     pub fn inherit_edits(&mut self, before: &Self) {
-        let mut edits = before.edits.clone();
+        self.inherit(before.edits.clone(), before.names.clone());
+    }
+
+    /// Takes over edits that were made before, and what names stood for.
+    pub fn inherit(&mut self, mut edits: Edits, names: impl IntoIterator<Item = (Endpoint, Vec<SocketAddr>)>) {
         edits.prune(&self.plan.services, |service| self.configured(service));
         self.edits = edits;
         // Names that an operator added are still known by what they stood for.
-        for endpoint in self.endpoints() {
-            if let Some(addresses) = before.names.get(&endpoint) {
-                self.names.entry(endpoint).or_insert_with(|| addresses.clone());
+        let wanted = self.endpoints();
+        for (endpoint, addresses) in names {
+            if wanted.contains(&endpoint) {
+                self.names.entry(endpoint).or_insert(addresses);
             }
         }
     }

@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::backend::BackendState;
 use crate::backend::connect::{Report, Reports};
 use crate::health::passive::Ejection;
@@ -74,7 +76,7 @@ pub struct Target {
 }
 
 /// What an operator decided about a backend.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Duty {
     /// Nothing: its health decides.
     #[default]

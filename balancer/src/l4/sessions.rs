@@ -178,6 +178,19 @@ impl Session {
         true
     }
 
+    /// Ready when it was ended from outside. Only one task can wait for that.
+    pub fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *life {
+            Life::Ended(_) => Poll::Ready(()),
+            Life::Running(Some(waker)) if waker.will_wake(cx.waker()) => Poll::Pending,
+            Life::Running(waker) => {
+                *waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
     /// Why it was ended from outside, if it was.
     #[must_use]
     pub fn ended(&self) -> Option<Why> {
@@ -249,14 +262,6 @@ impl Future for Ended {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let mut life = self.0.life.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *life {
-            Life::Ended(_) => Poll::Ready(()),
-            Life::Running(Some(waker)) if waker.will_wake(cx.waker()) => Poll::Pending,
-            Life::Running(waker) => {
-                *waker = Some(cx.waker().clone());
-                Poll::Pending
-            }
-        }
+        self.0.poll_ended(cx)
     }
 }

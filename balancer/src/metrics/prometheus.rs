@@ -61,6 +61,12 @@ const SERVICE: &[OfService] = &[
         num(it.accept_errors)
     }),
     (
+        "dropped_datagrams_total",
+        "counter",
+        "Datagrams that no flow could take.",
+        |it| num(it.dropped_datagrams),
+    ),
+    (
         "queue_length",
         "gauge",
         "Clients waiting for a backend with room.",
