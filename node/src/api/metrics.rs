@@ -111,8 +111,10 @@ pub(super) async fn prometheus(call: Call) -> Answer {
 }
 
 async fn names(call: &Call, of: Collection) -> Result<HashMap<ObjectId, String>, StoreError> {
-    let mut wanted = Find::default();
-    wanted.projection = doc! {"name": 1};
+    let wanted = Find {
+        projection: doc! {"name": 1},
+        ..Find::default()
+    };
     let documents = call.api.store().all(of, wanted).await?;
     let named = documents.iter().filter_map(|document| {
         let name = document.get_str("name").ok()?;

@@ -26,8 +26,6 @@ pub(super) enum Content {
     Json(Vec<u8>),
     /// JSON that is still being made.
     JsonStream(mpsc::Receiver<Chunk>),
-    /// Anything else, with its media type.
-    Other(&'static str, Bytes),
     /// No body and no type.
     Nothing,
 }
@@ -121,11 +119,6 @@ impl Reply {
         Self::new(StatusCode::OK, Content::JsonStream(chunks))
     }
 
-    /// 200 with a body of another type.
-    pub(super) fn other(media_type: &'static str, bytes: impl Into<Bytes>) -> Self {
-        Self::new(StatusCode::OK, Content::Other(media_type, bytes.into()))
-    }
-
     /// 204.
     pub(super) fn nothing() -> Self {
         Self::new(StatusCode::NO_CONTENT, Content::Nothing)
@@ -143,14 +136,13 @@ impl Reply {
         self
     }
 
-    /// The media type of the body, and its bytes if they are all there. `residue` stands in for a status in words.
+    /// The media type of the body.
     pub(super) fn media_type(&self) -> Option<&'static str> {
         match &self.content {
             Content::Phrase => Some(TEXT),
             Content::Text(text) if text.trim_start().starts_with('<') => Some("text/html; charset=utf-8"),
             Content::Text(_) => Some(TEXT),
             Content::Json(_) | Content::JsonStream(_) => Some("application/json; charset=utf-8"),
-            Content::Other(media_type, _) => Some(media_type),
             Content::Nothing => None,
         }
     }

@@ -314,7 +314,6 @@ fn render(reply: Reply, headers: HeaderMap) -> Response<ResponseBody> {
         Content::Phrase => whole(status.canonical_reason().unwrap_or_else(|| status.as_str()).to_owned()),
         Content::Text(text) => whole(text),
         Content::Json(bytes) => whole(bytes),
-        Content::Other(_, bytes) => whole(bytes),
         Content::JsonStream(chunks) => streamed(chunks),
         Content::Nothing => Empty::new().map_err(|never| match never {}).boxed(),
     };

@@ -5,7 +5,7 @@
 //! for it each time.
 
 use bson::{Document, doc};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{gate, shown};
 use crate::api::context::{Api, Call, Origin};
@@ -19,19 +19,25 @@ use crate::store::{Collection, StoreError};
 
 /// `POST /authenticate/local`: answers with the user and begins a session.
 pub(in crate::api) async fn log_in(call: Call) -> Answer {
-    let credential = |name: &str| {
-        let in_body = call.body.text(name).filter(|text| !text.is_empty()).map(str::to_owned);
-        in_body.or_else(|| call.query.filled(name))
-    };
-    let (Some(email), Some(password)) = (credential("username"), credential("password")) else {
-        return Err(Refusal::BadRequest);
-    };
+    let email = credential(&call, "username")?;
+    let password = credential(&call, "password")?;
     if !gate::is_enabled(&call.api, "local") {
         return Err(Refusal::Unauthenticated);
     }
     match check(&call.api, call.origin, &email, &password).await? {
         Some(user) => Ok(logged_in(&call.api, &user)),
         None => Err(Refusal::Unauthenticated),
+    }
+}
+
+/// A credential from the body, else from the query. One that is no text is nobody's.
+fn credential(call: &Call, name: &str) -> Result<String, Refusal> {
+    match call.body.get(name) {
+        Some(Value::String(text)) if !text.is_empty() => Ok(text.clone()),
+        Some(Value::Object(_) | Value::Array(_) | Value::Number(_) | Value::Bool(true)) => {
+            Err(Refusal::Unauthenticated)
+        }
+        _ => call.query.filled(name).ok_or(Refusal::BadRequest),
     }
 }
 
