@@ -30,7 +30,7 @@ use crate::socket::{Source, reset_on_close};
 
 use choose::{Choice, Chooser, Chosen};
 use identity::Identity;
-use sessions::{Sessions, Why};
+use sessions::{Open, Sessions, Why};
 
 /// Where connections of one service come in on one thread.
 #[derive(Debug)]
@@ -45,84 +45,144 @@ pub struct Door {
     pub chooser: Mutex<Chooser>,
 }
 
-/// What the log line will say.
+/// What is known of a connection before it has a backend, and in the log line after.
 #[derive(Debug)]
 struct Record {
     begun: Instant,
     client: SocketAddr,
     backend: Option<SocketAddr>,
+    steps: Steps,
+}
+
+/// How the way to the backend was.
+#[derive(Clone, Copy, Debug, Default)]
+struct Steps {
     queue: Duration,
     connect: Duration,
     retries: u32,
-    moved: (u64, u64),
+}
+
+/// A client and a backend that found each other.
+#[derive(Debug)]
+struct Met {
+    client: TcpStream,
+    backend: TcpStream,
+    terms: Terms,
+    open: Open,
+    steps: Steps,
 }
 
 /// Serves one accepted connection to its end.
-pub async fn serve(door: Arc<Door>, client: TcpStream, peer: SocketAddr) {
+///
+/// Until it has a backend it lives in a box of its own. A connection spends its life in the relay, and thousands of them
+/// at the same time: what was needed before is given back by then. `permit` is given back at the end.
+pub fn serve<P: Send>(
+    door: Arc<Door>,
+    client: TcpStream,
+    peer: SocketAddr,
+    permit: P,
+) -> impl Future<Output = ()> + Send {
+    let meeting = Box::pin(meet(Arc::clone(&door), client, peer));
+    async move {
+        let Some(Met {
+            client,
+            backend,
+            terms,
+            open,
+            steps,
+        }) = meeting.await
+        else {
+            return;
+        };
+        let outcome = relay(client, backend, terms, open.meter(), open.ended()).await;
+        door.close(&open, steps, &outcome);
+        drop(permit);
+    }
+}
+
+/// Brings a client together with a backend. `None` if that did not come to pass; it is logged then.
+async fn meet(door: Arc<Door>, mut client: TcpStream, peer: SocketAddr) -> Option<Met> {
     let mut record = Record {
         begun: Instant::now(),
         client: peer,
         backend: None,
-        queue: Duration::ZERO,
-        connect: Duration::ZERO,
-        retries: 0,
-        moved: (0, 0),
+        steps: Steps::default(),
     };
-    let end = carry(&door, client, &mut record).await;
-    if let Some(journal) = &door.journal {
-        journal.write(&Line {
-            service: &door.service.name,
-            client: record.client,
-            backend: record.backend,
-            queue: record.queue,
-            connect: record.connect,
-            total: record.begun.elapsed(),
-            bytes_in: record.moved.0,
-            bytes_out: record.moved.1,
-            retries: record.retries,
-            end,
-        });
-    }
-}
-
-async fn carry(door: &Door, mut client: TcpStream, record: &mut Record) -> Ending {
     let snapshot = door.service.live.load();
     let policy = &snapshot.service;
-    let identity = match identify(door, policy, &mut client, record).await {
+    let identity = match identify(&door, policy, &mut client, &mut record).await {
         Ok(identity) => identity,
         Err(end) => {
             reset_on_close(&client);
-            return end;
+            door.log(&record, (0, 0), end);
+            return None;
         }
     };
-    let Reached { backend, chosen } = match Box::pin(reach(door, &snapshot, record)).await {
+    let Reached { backend, chosen } = match reach(&door, &snapshot, &mut record).await {
         Ok(reached) => reached,
         Err(end) => {
             turn_away(client, policy.all_down).await;
-            return end;
+            door.log(&record, (0, 0), end);
+            return None;
         }
     };
     let opening = identity.opening(chosen.client_ip, &client);
-    drop(identity);
     let terms = Terms {
         idle: policy.timeouts.idle,
         half_close: policy.timeouts.half_close,
         opening,
     };
-    drop(snapshot);
     let open = door
         .sessions
         .open(&door.service, record.client, record.begun, chosen.pick);
-    let outcome = relay(client, backend, terms, open.meter(), open.ended()).await;
-    record.moved = (outcome.to_backend, outcome.to_client);
-    let session = open.session();
-    if matches!(
-        outcome.end,
-        relay::End::Reset(Side::Backend) | relay::End::Failed(Side::Backend, _)
-    ) {
-        session.backend().aborted.add(1);
+    Some(Met {
+        client,
+        backend,
+        terms,
+        open,
+        steps: record.steps,
+    })
+}
+
+impl Door {
+    /// Keeps the books of a connection that was carried.
+    fn close(&self, open: &Open, steps: Steps, outcome: &Outcome) {
+        let session = open.session();
+        if matches!(
+            outcome.end,
+            relay::End::Reset(Side::Backend) | relay::End::Failed(Side::Backend, _)
+        ) {
+            session.backend().aborted.add(1);
+        }
+        let backend = Some(session.backend().address);
+        let record = Record {
+            begun: session.since,
+            client: session.client,
+            backend,
+            steps,
+        };
+        self.log(
+            &record,
+            (outcome.to_backend, outcome.to_client),
+            describe(outcome, session.ended()),
+        );
     }
-    describe(&outcome, session.ended())
+
+    fn log(&self, record: &Record, (bytes_in, bytes_out): (u64, u64), end: Ending) {
+        let Some(journal) = &self.journal else { return };
+        journal.write(&Line {
+            service: &self.service.name,
+            client: record.client,
+            backend: record.backend,
+            queue: record.steps.queue,
+            connect: record.steps.connect,
+            total: record.begun.elapsed(),
+            bytes_in,
+            bytes_out,
+            retries: record.steps.retries,
+            end,
+        });
+    }
 }
 
 /// Finds out who the client is, and whether it may come in.
@@ -134,7 +194,7 @@ async fn identify(
 ) -> Result<Identity, Ending> {
     let peer = record.client;
     let identity = if is_in(&policy.accept_proxy, peer.ip().to_canonical()) {
-        Box::pin(Identity::from_header(client, peer)).await.map_err(|error| {
+        Identity::from_header(client, peer).await.map_err(|error| {
             door.service.counters.bad_proxy_header.add(1);
             tracing::debug!(service = %door.service.name, %peer, %error, "No good PROXY header");
             Ending {
@@ -167,6 +227,7 @@ async fn identify(
 }
 
 /// A backend that answered, and the permit to use it.
+#[derive(Debug)]
 struct Reached {
     backend: TcpStream,
     chosen: Chosen,
@@ -183,11 +244,11 @@ async fn reach(door: &Door, snapshot: &Snapshot, record: &mut Record) -> Result<
         record.backend = Some(state.address);
         let begun = Instant::now();
         let result = connect(state.address, source, policy.timeouts.connect).await;
-        record.connect += begun.elapsed();
+        record.steps.connect += begun.elapsed();
         let error = match result {
             Ok(backend) => {
                 state.connected(begun.elapsed());
-                if record.retries > 0 {
+                if record.steps.retries > 0 {
                     door.service.counters.redispatched.add(1);
                 }
                 return Ok(Reached { backend, chosen });
@@ -204,7 +265,7 @@ async fn reach(door: &Door, snapshot: &Snapshot, record: &mut Record) -> Result<
             });
         }
         state.redispatched.add(1);
-        record.retries += 1;
+        record.steps.retries += 1;
         tried.push(state.address);
     }
 }
@@ -269,7 +330,7 @@ async fn choose(door: &Door, snapshot: &Snapshot, record: &mut Record, tried: &[
         Choice::Wait => None,
     });
     let result = tokio::time::timeout(policy.timeouts.queue, turn).await;
-    record.queue += begun.elapsed();
+    record.steps.queue += begun.elapsed();
     result.unwrap_or_else(|_| overflow("queue-timeout"))
 }
 
@@ -316,3 +377,6 @@ fn describe(outcome: &Outcome, ended: Option<Why>) -> Ending {
     };
     Ending { by, word, code }
 }
+
+#[cfg(test)]
+mod tests;

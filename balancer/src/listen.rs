@@ -279,7 +279,8 @@ impl Accepting {
     async fn take(&self, client: TcpStream, peer: SocketAddr) {
         self.door.service.counters.accepted.add(1);
         let places = enter(&self.door.service, &self.all).await;
-        self.tasks.spawn(serve(Arc::clone(&self.door), client, peer, places));
+        self.tasks
+            .spawn(l4::serve(Arc::clone(&self.door), client, peer, places));
     }
 }
 
@@ -290,11 +291,6 @@ async fn now_or_never<T>(future: impl Future<Output = T>) -> Option<T> {
         it = future => Some(it),
         () = std::future::ready(()) => None,
     }
-}
-
-async fn serve(door: Arc<Door>, client: TcpStream, peer: SocketAddr, places: (Place, Place)) {
-    l4::serve(door, client, peer).await;
-    drop(places);
 }
 
 /// Waits for room in the process and in the service; who has to wait is said once.

@@ -215,7 +215,7 @@ mod tests {
             None,
         );
 
-        edits.prune(&[configured.clone()], |it| it.backends.clone());
+        edits.prune(std::slice::from_ref(&configured), |it| it.backends.clone());
 
         let shown: Vec<_> = edits
             .backends("s", configured.backends.clone())
@@ -249,14 +249,14 @@ mod tests {
         let mut slower = configured.clone();
         slower.timeouts.connect *= 2;
         edits.set_service("s", Some(&configured), Some(slower.clone()));
-        assert_eq!(edits.services(&[configured.clone()]), [slower]);
+        assert_eq!(edits.services(std::slice::from_ref(&configured)), [slower]);
 
         let more_backends = service(&[("retries", "3")]);
-        edits.prune(&[more_backends.clone()], |it| it.backends.clone());
+        edits.prune(std::slice::from_ref(&more_backends), |it| it.backends.clone());
         assert_eq!(edits.services(&[more_backends])[0].timeouts.connect.as_secs(), 2);
 
         edits.set_service("s", Some(&configured), None);
-        assert!(edits.services(&[configured.clone()]).is_empty());
+        assert!(edits.services(std::slice::from_ref(&configured)).is_empty());
         edits.set_service("s", Some(&configured), Some(configured.clone()));
         let added = Service {
             name: "t".into(),
