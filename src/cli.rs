@@ -1,13 +1,15 @@
-//! The command line: what can be typed.
+//! The command line: what can be typed, and what upstream's users are used to type.
 
 mod balancer;
+mod upstream;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use openhim_node::config::Flag;
 
-pub(crate) use balancer::{BalancerArgs, BalancerCommand, ServeArgs};
+pub(crate) use balancer::{BalancerArgs, BalancerCommand, CtlArgs, ServeArgs};
 
 use crate::failure::Failure;
 
@@ -24,12 +26,16 @@ pub(crate) const VERSION: &str = concat!(
     name = "openhim-core",
     version,
     disable_version_flag = true,
-    arg_required_else_help = true,
-    after_help = "Exit codes: 0 done, 1 failed while running, 2 bad command line, 64 bad configuration."
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "Without a command, `openhim-core [OPTIONS]` is `openhim-core node [OPTIONS]`.\n\
+                  Exit codes: 0 done, 1 failed while running, 2 bad command line, 64 bad configuration."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
     /// Print the version of OpenHIM that this is compatible with, and its own
     #[arg(short = 'v', long, visible_short_alias = 'V')]
     pub(crate) version: bool,
@@ -38,10 +44,14 @@ pub(crate) struct Cli {
 /// What the binary can do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run the load balancer
+    /// Run the mediator: router, management API, jobs
+    Node(NodeArgs),
+    /// Run the load balancer, or talk to a running one
     Balancer(BalancerArgs),
     /// Check a settings file: every problem with its place, or the effective values with their origins
     CheckConfig(CheckConfigArgs),
+    /// Run two nodes, a balancer and an example mediator on this machine, and send traffic
+    Demo(DemoArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell to complete in
@@ -52,6 +62,20 @@ pub(crate) enum Command {
         /// The folder; made when it is missing
         folder: Option<PathBuf>,
     },
+}
+
+/// Options of `node`.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct NodeArgs {
+    /// Instances that share the ports: a number, or `auto` for one for each processor
+    #[arg(long, value_name = "N|auto", num_args = 0..=1, default_missing_value = "true", allow_negative_numbers = true)]
+    pub(crate) cluster: Option<String>,
+    /// Settings file, JSON or YAML, with the keys of OpenHIM's config/default.json
+    #[arg(long, value_name = "FILE")]
+    pub(crate) conf: Option<PathBuf>,
+    /// Override one setting: `--set router.httpPort=5001`; repeatable
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
+    pub(crate) settings: Vec<Flag>,
 }
 
 /// Options of `check-config`.
@@ -70,11 +94,20 @@ pub(crate) enum Program {
     Balancer,
 }
 
+/// Options of `demo`.
+#[derive(Args, Debug)]
+pub(crate) struct DemoArgs {
+    /// End after the first round of traffic; exit code 0 only if all of it was delivered and recorded
+    #[arg(long)]
+    pub(crate) exit: bool,
+}
+
 /// Reads the arguments, the program's name first.
 ///
 /// # Errors
-/// What clap refuses, and requests for help.
+/// What clap refuses, a `--cluster` that is no number of instances, and requests for help or version.
 pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Cli, Failure> {
+    let arguments = upstream::translate(arguments.collect());
     let matches = command().try_get_matches_from(arguments).map_err(Failure::Arguments)?;
     Cli::from_arg_matches(&matches).map_err(Failure::Arguments)
 }
@@ -82,4 +115,15 @@ pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Cli, Fa
 /// The whole command line, for completions and manual pages too.
 pub(crate) fn command() -> clap::Command {
     Cli::command()
+}
+
+fn setting(text: &str) -> Result<Flag, String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok(Flag {
+            key: key.to_owned(),
+            value: value.to_owned(),
+            typed: format!("--set {key}"),
+        }),
+        _ => Err("expected KEY=VALUE, such as router.httpPort=5001".to_owned()),
+    }
 }

@@ -3,7 +3,9 @@
 mod balancer;
 mod check_config;
 mod completions;
+mod demo;
 mod man;
+mod node;
 
 use std::io::{self, Write};
 
@@ -16,8 +18,10 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         return print(cli::VERSION.as_bytes());
     }
     match cli.command {
-        None => Ok(()),
+        None => node::run(&cli.node),
+        Some(Command::Node(args)) => node::run(&args),
         Some(Command::CheckConfig(args)) => check_config::run(&args),
+        Some(Command::Demo(args)) => demo::run(&args),
         Some(Command::Balancer(args)) => balancer::run(&args),
         Some(Command::Completions { shell }) => completions::run(shell),
         Some(Command::Man { folder }) => man::run(folder.as_deref()),

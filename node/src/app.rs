@@ -1,7 +1,7 @@
 //! Composition root: the only file that names a concrete store; builds everything and starts it in order.
 //!
-//! Store, tables, keystore and people first; then every port is bound; then what a crash left behind is settled; only
-//! then is anything served. Messages run on [`instance`]s, threads of their own; the management API, the writer and the
+//! Every port is bound first, so that one in use stops the start before anything is written; then store, tables, keystore
+//! and people; then what a crash left behind is settled; only then is anything served. Messages run on [`instance`]s, threads of their own; the management API, the writer and the
 //! jobs run on the caller's runtime, so that a heavy query never delays a message.
 
 mod instance;
@@ -154,6 +154,7 @@ impl Node {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let instances = config.cluster.map_or(1, crate::config::Cluster::instances);
         info!(instances, "Clustering the OpenHIM with {instances} workers...");
+        let bound = Listeners::bind(ports, instances)?;
         let store = store::open(&config, &clock).await?;
         let stored = keystore::start(&store, &config.certificate_management, &clock).await?;
         let keystore = Arc::new(LiveKeystore::new(Keystore::from_stored(&stored)?, Arc::clone(&clock))?);
@@ -163,7 +164,7 @@ impl Node {
         let settings = tables::Settings::new(&config.caching, config.limits.pattern_steps);
         let tables = Arc::new(Keeper::open(Arc::clone(&store), settings).await?);
         info!("Starting OpenHIM server on {}...", config.bind_address);
-        let bound = Listeners::bind(ports, instances)?;
+        bound.listen()?;
         let member = Arc::new(Member::new(Arc::clone(&store), Arc::clone(&clock)));
         member.announce().await?;
         member.settle_orphans().await?;
@@ -416,6 +417,11 @@ impl Listeners {
             https: bind("HTTPS", ports.https, instances)?,
             api: bind("API", ports.api, 1)?,
         })
+    }
+
+    fn listen(&self) -> Result<(), BindError> {
+        let all = [&self.http, &self.https, &self.api];
+        all.into_iter().flatten().try_for_each(Bound::listen)
     }
 
     fn addresses(&self) -> Addresses {

@@ -1,6 +1,7 @@
 //! Bind first, serve later.
 //!
-//! All ports are bound before anything is served, so that a port in use stops the start while nothing has happened yet.
+//! All ports are bound before anything else is done, so that a port in use stops the start while nothing has happened
+//! yet; they listen when everything behind them is ready.
 //! Each instance accepts on a socket of its own; the kernel spreads connections over them. The sockets belong to the
 //! node and outlive an instance: its successor accepts what waited meanwhile, and no connection is refused.
 
@@ -11,7 +12,7 @@ mod preface;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 /// Connections that may wait to be accepted on one socket.
 const BACKLOG: i32 = 4096;
@@ -26,7 +27,7 @@ pub struct BindError {
     pub source: io::Error,
 }
 
-/// One address, with a listening socket for each instance.
+/// One address, with a socket for each instance.
 #[derive(Debug)]
 pub struct Bound {
     pub what: &'static str,
@@ -36,7 +37,7 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// Binds `count` sockets to one address. Port 0 lets the kernel choose.
+    /// Binds `count` sockets to one address. Port 0 lets the kernel choose. Nobody can connect yet.
     ///
     /// # Errors
     /// The address is in use or is not ours.
@@ -45,13 +46,28 @@ impl Bound {
         if address.port() != 0 {
             refuse_if_in_use(address).map_err(failed)?;
         }
-        let first = listener(address).map_err(failed)?;
+        let first = bound(address).map_err(failed)?;
         let address = first.local_addr().map_err(failed)?;
         let mut sockets = vec![first];
         for _ in 1..count.max(1) {
-            sockets.push(listener(address).map_err(failed)?);
+            sockets.push(bound(address).map_err(failed)?);
         }
         Ok(Self { what, address, sockets })
+    }
+
+    /// Lets clients connect; they wait until an instance accepts them.
+    ///
+    /// # Errors
+    /// Another program began to listen meanwhile.
+    pub fn listen(&self) -> Result<(), BindError> {
+        self.sockets
+            .iter()
+            .try_for_each(|socket| SockRef::from(socket).listen(BACKLOG))
+            .map_err(|source| BindError {
+                what: self.what,
+                address: self.address,
+                source,
+            })
     }
 
     /// The socket of instance `at`, once more: it stays bound when this one is closed.
@@ -70,13 +86,12 @@ fn refuse_if_in_use(address: SocketAddr) -> io::Result<()> {
     socket.bind(&SockAddr::from(address))
 }
 
-fn listener(address: SocketAddr) -> io::Result<TcpListener> {
+fn bound(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = socket(address)?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::from(address))?;
-    socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
@@ -107,8 +122,19 @@ mod tests {
     }
 
     #[test]
+    fn nobody_can_connect_before_everything_is_ready() {
+        let bound = Bound::new("router", any(), 2).unwrap();
+        assert!(std::net::TcpStream::connect(bound.address).is_err());
+
+        bound.listen().unwrap();
+
+        assert!(std::net::TcpStream::connect(bound.address).is_ok());
+    }
+
+    #[test]
     fn a_port_in_use_is_refused_even_if_its_owner_would_share_it() {
         let owner = Bound::new("router", any(), 1).unwrap();
+        owner.listen().unwrap();
 
         let error = Bound::new("router", owner.address, 1).unwrap_err();
 
@@ -122,6 +148,7 @@ mod tests {
     #[test]
     fn a_successor_finds_the_connections_that_waited() {
         let bound = Bound::new("router", any(), 1).unwrap();
+        bound.listen().unwrap();
         drop(bound.socket(0).unwrap());
         let client = std::net::TcpStream::connect(bound.address).unwrap();
 

@@ -21,8 +21,26 @@ pub(crate) struct BalancerArgs {
 /// Commands below `balancer`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum BalancerCommand {
+    /// Talk to a running balancer: ipvsadm's letters and plain words
+    Ctl(CtlArgs),
     /// Tell what stands in the way: listeners, backends, limits, the kernel
     Doctor(ServeArgs),
+}
+
+/// Options of `balancer ctl`.
+#[derive(Args, Debug)]
+pub(crate) struct CtlArgs {
+    /// Control socket of the balancer [default: /run/openhim/balancer.sock, else the user's state folder]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// For example `-L -n`, `drain 10.0.0.2:5000`, `-S`
+    #[arg(
+        value_name = "COMMAND",
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        required = true
+    )]
+    pub(crate) command: Vec<String>,
 }
 
 /// What a balancer serves: one service by options, or any number by file.

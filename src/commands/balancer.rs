@@ -1,5 +1,6 @@
-//! `balancer`: the load balancer, and its doctor.
+//! `balancer`: the load balancer, its control and its doctor.
 
+mod ctl;
 mod doctor;
 
 use std::sync::Arc;
@@ -20,10 +21,11 @@ use crate::telemetry::{Format, Telemetry};
 /// The balancer itself ends connections when their time to drain is over; this is how much longer the process waits.
 const BEYOND_DRAIN: Duration = Duration::from_secs(5);
 
-/// Serves until a signal ends it, or looks for what stands in the way.
+/// Serves until a signal ends it, talks to one that serves, or looks for what stands in the way.
 pub(super) fn run(args: &BalancerArgs) -> Result<(), Failure> {
     match &args.command {
         None => serve(&args.serve),
+        Some(BalancerCommand::Ctl(args)) => ctl::run(args),
         Some(BalancerCommand::Doctor(serve)) => doctor::run(&checked(serve)?.1),
     }
 }

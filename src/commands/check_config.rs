@@ -1,7 +1,5 @@
 //! `check-config node|balancer FILE`.
 
-use std::env;
-use std::ffi::OsString;
 use std::fmt::{Display, Write};
 use std::path::Path;
 
@@ -26,7 +24,7 @@ pub(super) fn run(args: &CheckConfigArgs) -> Result<(), Failure> {
 fn node(file: &Path) -> Result<(), Failure> {
     let sources = Sources {
         file: Some(file.to_owned()),
-        environment: environment(),
+        environment: super::node::environment(),
         flags: Vec::new(),
     };
     match config::load(&sources) {
@@ -103,12 +101,4 @@ fn warnings<T: Display>(warnings: impl IntoIterator<Item = T>) -> String {
         let _ = writeln!(text, "warning: {warning}");
         text
     })
-}
-
-/// Every variable that is text; others cannot be settings.
-fn environment() -> Vec<(String, String)> {
-    let as_text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
-    let mut variables: Vec<_> = env::vars_os().filter_map(as_text).collect();
-    variables.sort();
-    variables
 }

@@ -3,7 +3,7 @@
 use crate::support::program::{outcome, program, run};
 
 /// Every command a user can type, as the help names it.
-const COMMANDS: [&str; 4] = ["balancer", "check-config", "completions", "man"];
+const COMMANDS: [&str; 6] = ["node", "balancer", "check-config", "demo", "completions", "man"];
 
 #[test]
 fn version_speaks_of_openhim_first_and_of_itself_second() {
@@ -35,6 +35,7 @@ fn help_names_every_command_and_every_exit_code() {
         assert_eq!(run([command, "--help"]).code, 0, "{command}");
     }
     assert_eq!(run(["balancer", "doctor", "--help"]).code, 0);
+    assert_eq!(run(["balancer", "ctl", "--help"]).code, 0);
 }
 
 #[test]
@@ -56,7 +57,9 @@ fn the_balancers_help_has_every_option_of_its_file() {
 fn a_bad_command_line_ends_with_two_and_names_what_is_wrong() {
     for (arguments, told) in [
         (&["--no-such-option"][..], "--no-such-option"),
-        (&["balance"], "balance"),
+        (&["nod"], "nod"),
+        (&["node", "--set", "router.httpPort"], "expected KEY=VALUE"),
+        (&["node", "--conf"], "--conf"),
         (&["balancer", "--no-such-option"], "--no-such-option"),
         (&["balancer", "--schedule", "fastest"], "schedule"),
         (&["balancer", "--backends", "10.0.0.1:99999"], "10.0.0.1:99999"),
@@ -67,6 +70,38 @@ fn a_bad_command_line_ends_with_two_and_names_what_is_wrong() {
         assert_eq!(refused.code, 2, "{arguments:?}: {}", refused.stderr);
         assert!(refused.stderr.contains(told), "{arguments:?}: {}", refused.stderr);
     }
+}
+
+#[test]
+fn an_impossible_number_of_instances_is_refused_in_openhims_words() {
+    for value in ["0", "-1", "2.5", "many", ""] {
+        for arguments in [
+            vec![format!("--cluster={value}")],
+            vec!["node".to_owned(), format!("--cluster={value}")],
+        ] {
+            let refused = run(&arguments);
+            assert_eq!(refused.code, 2, "{arguments:?}");
+            let words =
+                format!("invalid --cluster argument entered: {value}. Please enter a positive number or 'auto'.");
+            assert_eq!(
+                refused.stderr.trim_end(),
+                format!("openhim-core: {words}"),
+                "{arguments:?}"
+            );
+        }
+    }
+    let bare = run(["--cluster"]);
+    assert!(
+        bare.stderr.contains("invalid --cluster argument entered: true."),
+        "{}",
+        bare.stderr
+    );
+    let apart = run(["--cluster", "-3"]);
+    assert!(
+        apart.stderr.contains("invalid --cluster argument entered: -3."),
+        "{}",
+        apart.stderr
+    );
 }
 
 #[test]
@@ -118,6 +153,6 @@ fn a_reader_that_goes_away_early_is_no_failure() {
 #[test]
 fn an_option_that_is_no_text_is_refused_and_not_a_crash() {
     use std::os::unix::ffi::OsStrExt;
-    let refused = outcome(program(["balancer", "--listen"]).arg(std::ffi::OsStr::from_bytes(b"127.0.0.1:\xff")));
+    let refused = outcome(program(["--set"]).arg(std::ffi::OsStr::from_bytes(b"router.httpPort=\xff")));
     assert_eq!(refused.code, 2, "{}", refused.stderr);
 }

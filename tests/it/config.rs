@@ -123,6 +123,48 @@ fn a_balancers_file_is_checked_too() {
 }
 
 #[test]
+fn a_start_with_bad_settings_is_refused_whole() {
+    let broken = file("openhim.json", "{\"router\": {\"httpPort\": 5001,}}");
+    let folder = tempfile::tempdir().unwrap();
+    for (arguments, told) in [
+        (
+            vec!["node", "--conf", broken.name()],
+            "openhim.json:1:30: not valid JSON: trailing comma",
+        ),
+        (
+            vec!["node", "--conf", "/nowhere/openhim.json"],
+            "/nowhere/openhim.json: cannot read the settings file",
+        ),
+        (
+            vec!["--set", "store.url=redis://x"],
+            "flag --set store.url: `store.url`",
+        ),
+        (vec!["--store:url=redis://x"], "flag --set store.url: `store.url`"),
+        (
+            vec!["node", "--set", "router.httpPort=8080"],
+            "port 8080 is already taken by `api.port`",
+        ),
+    ] {
+        let refused = outcome(program(&arguments).current_dir(&folder));
+        assert_eq!(refused.code, 64, "{arguments:?}: {}", refused.stderr);
+        assert!(refused.stderr.contains(told), "{arguments:?}: {}", refused.stderr);
+    }
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0, "something was written");
+}
+
+#[test]
+fn a_wrong_variable_is_named_as_it_was_written() {
+    let refused = outcome(program(["node"]).env("api_port", "eighty").env("cluster", "0"));
+    assert_eq!(refused.code, 64);
+    for told in [
+        "environment api_port: `api.port` (environment `api_port`): expected a port from 0 to 65535, found \"eighty\"",
+        "environment cluster: invalid --cluster argument entered: 0.",
+    ] {
+        assert!(refused.stderr.contains(told), "no {told} in\n{}", refused.stderr);
+    }
+}
+
+#[test]
 fn a_balancer_with_a_bad_file_is_refused_whole() {
     let bad = file("balancer.yaml", "listen: 127.0.0.1:0\nbackends: [10.0.0.2]\n");
     let refused = run(["balancer", "--config", bad.name()]);

@@ -40,7 +40,12 @@ struct Site {
 impl Site {
     fn start(mongod: &Path) -> Self {
         let hosts: Vec<(&str, Vec<Ipv4Addr>)> = std::iter::once(("balancer", vec![BALANCER]))
-            .chain(NODES.iter().enumerate().map(|(index, name)| (*name, vec![node_address(index)])))
+            .chain(
+                NODES
+                    .iter()
+                    .enumerate()
+                    .map(|(index, name)| (*name, vec![node_address(index)])),
+            )
             .chain([("client", vec![CLIENT]), ("services", vec![DATABASE, MEDIATOR])])
             .collect();
         let hosts: Vec<(&str, &[Ipv4Addr])> = hosts.iter().map(|(name, list)| (*name, list.as_slice())).collect();
@@ -124,13 +129,21 @@ impl Site {
         self.until("every node is up for the balancer", Duration::from_secs(60), |site| {
             let page = site.balancer_metrics();
             page.matches("openhim_balancer_backend_up{").count() == 12
-                && page.lines().filter(|line| line.starts_with("openhim_balancer_backend_up{")).all(|l| l.ends_with(" 1"))
+                && page
+                    .lines()
+                    .filter(|line| line.starts_with("openhim_balancer_backend_up{"))
+                    .all(|l| l.ends_with(" 1"))
         });
     }
 
     fn balancer_metrics(&self) -> String {
         let ask = || plain_http::get(SocketAddr::from((Ipv4Addr::LOCALHOST, 9101)), "/metrics");
-        self.net.run_on("balancer", ask).join().expect("no panic").map(|answer| answer.body).unwrap_or_default()
+        self.net
+            .run_on("balancer", ask)
+            .join()
+            .expect("no panic")
+            .map(|answer| answer.body)
+            .unwrap_or_default()
     }
 
     fn balancer_file(&self) -> PathBuf {
@@ -138,7 +151,9 @@ impl Site {
     }
 
     fn example(&self, file: &str) -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/basic-cluster").join(file)
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("examples/basic-cluster")
+            .join(file)
     }
 
     fn wait_for(&self, host: &str, address: SocketAddr) {
@@ -149,13 +164,20 @@ impl Site {
                 std::thread::sleep(Duration::from_millis(50));
             }
         };
-        self.net.run_on(host, reach).join().unwrap_or_else(|_| panic!("{address} did not come up\n{}", self.logs()));
+        self.net
+            .run_on(host, reach)
+            .join()
+            .unwrap_or_else(|_| panic!("{address} did not come up\n{}", self.logs()));
     }
 
     fn until(&self, what: &str, limit: Duration, mut holds: impl FnMut(&Self) -> bool) {
         let deadline = Instant::now() + limit;
         while !holds(self) {
-            assert!(Instant::now() < deadline, "not within {limit:?}: {what}\n{}", self.logs());
+            assert!(
+                Instant::now() < deadline,
+                "not within {limit:?}: {what}\n{}",
+                self.logs()
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -165,7 +187,10 @@ impl Site {
         for name in NODES.iter().copied().chain(["balancer"]) {
             let log = std::fs::read_to_string(self.folder.path().join(format!("{name}.log"))).unwrap_or_default();
             let tail: Vec<&str> = log.lines().rev().take(15).collect();
-            text += &format!("--- {name}\n{}\n", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+            text += &format!(
+                "--- {name}\n{}\n",
+                tail.into_iter().rev().collect::<Vec<_>>().join("\n")
+            );
         }
         text
     }
@@ -177,9 +202,13 @@ impl Site {
             let address = SocketAddr::from((BALANCER, 8080));
             plain_http::request(address, Some(&Tls::anonymous()), method, &path, Some(ROOT), &body)
         };
-        self.net.run_on("client", call).join().expect("no panic").unwrap_or_else(|error| {
-            panic!("the API did not answer: {error}\n{}", self.logs());
-        })
+        self.net
+            .run_on("client", call)
+            .join()
+            .expect("no panic")
+            .unwrap_or_else(|error| {
+                panic!("the API did not answer: {error}\n{}", self.logs());
+            })
     }
 
     /// A client with a certificate and a channel that only it may use.
@@ -194,7 +223,8 @@ impl Site {
         self.until("a transaction passes every node", Duration::from_secs(10), |site| {
             (0..NODES.len()).all(|index| {
                 let address = SocketAddr::from((node_address(index), 5000));
-                site.send_to(address, "/guide/warm-up").is_ok_and(|answer| answer.status == 200)
+                site.send_to(address, "/guide/warm-up")
+                    .is_ok_and(|answer| answer.status == 200)
             })
         });
     }
@@ -230,7 +260,10 @@ impl Site {
         let prefix = prefix.to_owned();
         self.net
             .run_on("services", move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .expect("a runtime");
                 runtime.block_on(recorded_in_mongo(&prefix))
             })
             .join()
@@ -240,7 +273,13 @@ impl Site {
     fn signal(&self, index: usize, signal: &str) {
         // `ip netns exec` replaces itself by the node, so the child's id is the node's.
         let id = self.nodes[index].as_ref().expect("the node runs").id().to_string();
-        assert!(std::process::Command::new("kill").args([signal, &id]).status().expect("kill runs").success());
+        assert!(
+            std::process::Command::new("kill")
+                .args([signal, &id])
+                .status()
+                .expect("kill runs")
+                .success()
+        );
     }
 
     fn wait_for_exit(&mut self, index: usize, limit: Duration) -> std::process::ExitStatus {
@@ -250,7 +289,12 @@ impl Site {
             if let Some(status) = child.try_wait().expect("a child can be waited for") {
                 return status;
             }
-            assert!(Instant::now() < deadline, "{} did not stop within {limit:?}\n{}", NODES[index], self.logs());
+            assert!(
+                Instant::now() < deadline,
+                "{} did not stop within {limit:?}\n{}",
+                NODES[index],
+                self.logs()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -259,9 +303,9 @@ impl Site {
         self.nodes[index] = Some(self.spawn_node(index));
         let label = format!("{}:5000", node_address(index));
         self.until("the node is up again", Duration::from_secs(30), |site| {
-            site.balancer_metrics()
-                .lines()
-                .any(|line| line.starts_with("openhim_balancer_backend_up{") && line.contains(&label) && line.ends_with(" 1"))
+            site.balancer_metrics().lines().any(|line| {
+                line.starts_with("openhim_balancer_backend_up{") && line.contains(&label) && line.ends_with(" 1")
+            })
         });
     }
 
@@ -280,14 +324,19 @@ impl Drop for Site {
 }
 
 async fn recorded_in_mongo(prefix: &str) -> HashMap<String, Vec<(String, String)>> {
-    let client = mongodb::Client::with_uri_str(format!("mongodb://{DATABASE}")).await.expect("MongoDB answers");
+    let client = mongodb::Client::with_uri_str(format!("mongodb://{DATABASE}"))
+        .await
+        .expect("MongoDB answers");
     let transactions = client.database("openhim").collection::<bson::Document>("transactions");
     let filter = bson::doc! { "request.path": { "$regex": format!("^{prefix}") } };
     let mut cursor = transactions.find(filter).await.expect("a query");
     let mut found: HashMap<String, Vec<(String, String)>> = HashMap::new();
     while cursor.advance().await.expect("documents") {
         let document: bson::Document = cursor.deserialize_current().expect("a document");
-        let path = document.get_document("request").and_then(|request| request.get_str("path")).expect("a path");
+        let path = document
+            .get_document("request")
+            .and_then(|request| request.get_str("path"))
+            .expect("a path");
         let status = document.get_str("status").expect("a status").to_owned();
         let address = document.get_str("clientIP").expect("an address").to_owned();
         found.entry(path.to_owned()).or_default().push((status, address));
@@ -311,21 +360,34 @@ impl Load {
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let workers = (0..WORKERS)
             .map(|worker| {
-                let (tls, stop, done, prefix) = (site.client.clone(), Arc::clone(&stop), Arc::clone(&done), prefix.clone());
+                let (tls, stop, done, prefix) = (
+                    site.client.clone(),
+                    Arc::clone(&stop),
+                    Arc::clone(&done),
+                    prefix.clone(),
+                );
                 site.net.run_on("client", move || {
                     let mut outcomes = Vec::new();
                     while !stop.load(Ordering::Relaxed) {
                         let path = format!("{prefix}{worker}-{}", outcomes.len());
                         let address = SocketAddr::from((BALANCER, 5000));
                         let answer = plain_http::request(address, Some(&tls), "POST", &path, None, "{\"patient\":1}");
-                        outcomes.push((path, answer.map(|answer| answer.status).map_err(|error| error.to_string())));
+                        outcomes.push((
+                            path,
+                            answer.map(|answer| answer.status).map_err(|error| error.to_string()),
+                        ));
                         done.fetch_add(1, Ordering::Relaxed);
                     }
                     outcomes
                 })
             })
             .collect();
-        Self { prefix, stop, done, workers }
+        Self {
+            prefix,
+            stop,
+            done,
+            workers,
+        }
     }
 
     /// Lets `count` more requests pass.
@@ -342,8 +404,14 @@ impl Load {
     /// and recorded once, and that the store has a final status for each it knows.
     fn finish(self, site: &Site) -> Vec<(String, Result<u16, String>)> {
         self.stop.store(true, Ordering::Relaxed);
-        let outcomes: Vec<_> = self.workers.into_iter().flat_map(|worker| worker.join().expect("no panic")).collect();
-        let (good, bad): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(|(_, outcome)| matches!(outcome, Ok(200)));
+        let outcomes: Vec<_> = self
+            .workers
+            .into_iter()
+            .flat_map(|worker| worker.join().expect("no panic"))
+            .collect();
+        let (good, bad): (Vec<_>, Vec<_>) = outcomes
+            .into_iter()
+            .partition(|(_, outcome)| matches!(outcome, Ok(200)));
         assert!(good.len() > 100, "too little load to mean anything: {}", good.len());
         let mut deliveries: HashMap<String, usize> = HashMap::new();
         for (_, path) in site.received.lock().expect("no panic inside").iter() {
@@ -353,12 +421,23 @@ impl Load {
             assert_eq!(deliveries.get(path), Some(&1), "{path} must reach the mediator once");
         }
         for (path, _) in &bad {
-            assert!(deliveries.get(path).copied().unwrap_or(0) <= 1, "{path} must not be delivered twice");
+            assert!(
+                deliveries.get(path).copied().unwrap_or(0) <= 1,
+                "{path} must not be delivered twice"
+            );
         }
-        site.until("every answered transaction is recorded", Duration::from_secs(5), |site| {
-            let recorded = site.recorded(&self.prefix);
-            good.iter().all(|(path, _)| recorded.get(path).is_some_and(|list| list.len() == 1 && list[0].0 == "Successful"))
-        });
+        site.until(
+            "every answered transaction is recorded",
+            Duration::from_secs(5),
+            |site| {
+                let recorded = site.recorded(&self.prefix);
+                good.iter().all(|(path, _)| {
+                    recorded
+                        .get(path)
+                        .is_some_and(|list| list.len() == 1 && list[0].0 == "Successful")
+                })
+            },
+        );
         bad
     }
 }
@@ -368,7 +447,9 @@ fn the_basic_cluster_guide_works_as_written() {
     if !Net::is_possible() {
         return crate::support::parts::skip("network namespaces (root and the `ip` command)");
     }
-    let Some(mongod) = crate::support::parts::mongod() else { return };
+    let Some(mongod) = crate::support::parts::mongod() else {
+        return;
+    };
     let mut site = Site::start(&mongod);
     site.set_up();
 
@@ -388,14 +469,23 @@ fn four_hundred_transactions_spread_evenly(site: &Site) {
             assert_eq!(answer.expect("an answer").status, 200, "transaction {number}");
         }
     };
-    site.net.run_on("client", send_all).join().expect("every transaction is answered");
+    site.net
+        .run_on("client", send_all)
+        .join()
+        .expect("every transaction is answered");
 
     let expected: BTreeMap<IpAddr, usize> = (0..4).map(|index| (IpAddr::from(node_address(index)), 100)).collect();
     assert_eq!(site.received("/guide/spread/"), expected);
-    site.until("all 400 are recorded", Duration::from_secs(5), |site| site.recorded("/guide/spread/").len() == 400);
+    site.until("all 400 are recorded", Duration::from_secs(5), |site| {
+        site.recorded("/guide/spread/").len() == 400
+    });
     for (path, entries) in site.recorded("/guide/spread/") {
         assert_eq!(entries.len(), 1, "{path} must be recorded once");
-        assert_eq!(entries[0].1, CLIENT.to_string(), "{path} must have the client's own address");
+        assert_eq!(
+            entries[0].1,
+            CLIENT.to_string(),
+            "{path} must have the client's own address"
+        );
     }
 }
 
@@ -405,17 +495,28 @@ fn a_killed_node_fails_only_what_it_had_in_its_hands(site: &mut Site) {
     site.signal(2, "-9");
     load.run_on(400);
     let failed = load.finish(site);
-    assert!(failed.len() <= WORKERS, "only what was in its hands may fail: {failed:?}\n{}", site.logs());
+    assert!(
+        failed.len() <= WORKERS,
+        "only what was in its hands may fail: {failed:?}\n{}",
+        site.logs()
+    );
     site.wait_for_exit(2, Duration::from_secs(5));
 
     site.bring_back(2);
     let load = site.load("back");
     load.run_on(200);
     assert_eq!(load.finish(site), [], "nothing fails once it is back");
-    let share = site.received("/guide/back/").get(&IpAddr::from(node_address(2))).copied().unwrap_or(0);
+    let share = site
+        .received("/guide/back/")
+        .get(&IpAddr::from(node_address(2)))
+        .copied()
+        .unwrap_or(0);
     assert!(share >= 40, "it gets its share again: {share}");
     site.until("its orphans have a final status", Duration::from_secs(10), |site| {
-        site.recorded("/guide/killed/").values().flatten().all(|(status, _)| status != "Processing")
+        site.recorded("/guide/killed/")
+            .values()
+            .flatten()
+            .all(|(status, _)| status != "Processing")
     });
 }
 
@@ -437,18 +538,35 @@ fn nodes_join_and_leave_under_load(site: &Site) {
 
     std::fs::write(site.balancer_file(), file.replace(", 10.0.0.5:5000]", "]")).expect("a writable folder");
     site.until("the removed node is gone", Duration::from_secs(15), |site| {
-        !site.balancer_metrics().lines().any(|l| l.starts_with("openhim_balancer_backend_up{") && l.contains("10.0.0.5:5000"))
+        !site
+            .balancer_metrics()
+            .lines()
+            .any(|l| l.starts_with("openhim_balancer_backend_up{") && l.contains("10.0.0.5:5000"))
     });
-    let before = site.received("/guide/changed/").get(&IpAddr::from(node_address(3))).copied();
+    let before = site
+        .received("/guide/changed/")
+        .get(&IpAddr::from(node_address(3)))
+        .copied();
     load.run_on(100);
-    let after = site.received("/guide/changed/").get(&IpAddr::from(node_address(3))).copied();
+    let after = site
+        .received("/guide/changed/")
+        .get(&IpAddr::from(node_address(3)))
+        .copied();
     assert_eq!(before, after, "a removed node gets nothing new");
 
     std::fs::write(site.balancer_file(), &file).expect("a writable folder");
     site.until("the added node gets its share", Duration::from_secs(30), |site| {
-        site.received("/guide/changed/").get(&IpAddr::from(node_address(3))).copied() > after.map(|count| count + 20)
+        site.received("/guide/changed/")
+            .get(&IpAddr::from(node_address(3)))
+            .copied()
+            > after.map(|count| count + 20)
     });
-    assert_eq!(load.finish(site), [], "adding and removing fails nothing\n{}", site.logs());
+    assert_eq!(
+        load.finish(site),
+        [],
+        "adding and removing fails nothing\n{}",
+        site.logs()
+    );
 }
 
 fn a_new_channel_is_in_force_everywhere(site: &Site) {
@@ -457,7 +575,11 @@ fn a_new_channel_is_in_force_everywhere(site: &Site) {
     for index in 0..NODES.len() {
         let address = SocketAddr::from((node_address(index), 5000));
         while site.send_to(address, "/new").map(|answer| answer.status).ok() != Some(200) {
-            assert!(created.elapsed() < Duration::from_millis(1500), "{} does not know the channel", NODES[index]);
+            assert!(
+                created.elapsed() < Duration::from_millis(1500),
+                "{} does not know the channel",
+                NODES[index]
+            );
         }
     }
 }

@@ -9,6 +9,10 @@
 mod balancer;
 mod cli;
 mod config;
+mod demo;
+mod guide;
 mod http;
 mod layers;
+mod lifecycle;
+mod road;
 mod support;

@@ -30,14 +30,20 @@ impl Net {
     /// Builds the hosts, each with its addresses.
     pub(crate) fn build(hosts: &[(&str, &[Ipv4Addr])]) -> Self {
         let prefix = format!("oh{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let mut net = Self { prefix, hosts: Vec::new() };
+        let mut net = Self {
+            prefix,
+            hosts: Vec::new(),
+        };
         net.add_namespace("switch");
         net.ip("switch", "link add br0 type bridge");
         net.ip("switch", "link set br0 up");
         for (index, (host, addresses)) in hosts.iter().enumerate() {
             net.add_namespace(host);
             let switch = net.namespace("switch");
-            net.ip(host, &format!("link add eth0 type veth peer name port{index} netns {switch}"));
+            net.ip(
+                host,
+                &format!("link add eth0 type veth peer name port{index} netns {switch}"),
+            );
             net.ip("switch", &format!("link set port{index} master br0 up"));
             for address in *addresses {
                 net.ip(host, &format!("addr add {address}/24 dev eth0"));
@@ -51,7 +57,9 @@ impl Net {
     /// A command that will run on `host`.
     pub(crate) fn command(&self, host: &str, program: impl Into<PathBuf>) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.namespace(host)]).arg(program.into());
+        command
+            .args(["netns", "exec", &self.namespace(host)])
+            .arg(program.into());
         command
     }
 
@@ -84,7 +92,9 @@ impl Net {
     }
 
     fn ip(&self, host: &str, arguments: &str) {
-        run(Command::new("ip").args(["-n", &self.namespace(host)]).args(arguments.split(' ')));
+        run(Command::new("ip")
+            .args(["-n", &self.namespace(host)])
+            .args(arguments.split(' ')));
     }
 }
 
@@ -107,5 +117,9 @@ impl Drop for Net {
 
 fn run(command: &mut Command) {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
