@@ -36,7 +36,8 @@ use crate::keystore::{self, Keystore, KeystoreError, LiveKeystore};
 use crate::listen::{BindError, Bound};
 use crate::metrics::prometheus::Prometheus;
 use crate::notify::{self, Notifier};
-use crate::pipeline::{self, Authenticator, Gatekeeper};
+use crate::pipeline::jwt::JwtVerifier;
+use crate::pipeline::{self, Authenticator, Gatekeeper, RuleBook};
 use crate::record::{Recorder, Writer};
 use crate::route::payload::BodyLimits;
 use crate::store::{SharedStore, StoreError};
@@ -201,6 +202,18 @@ impl Node {
         let restart = Arc::new(Notify::new());
         let addresses = bound.addresses();
         let api_socket = bound.api_socket()?;
+        let jwt = config.authentication.enable_jwt.then(|| {
+            let tls = Arc::clone(&keystore);
+            let source = Arc::new(move || tls.client_config(None).ok());
+            Arc::new(JwtVerifier::new(&config.authentication.jwt, Arc::clone(&clock), source))
+        });
+        if let Some(jwt) = jwt.clone() {
+            estate.tasks.spawn(async move {
+                if let Err(error) = jwt.prepare().await {
+                    warn!(%error, "The keys for JSON Web Tokens could not be loaded; they are asked for again when needed");
+                }
+            });
+        }
         let parts = Parts {
             http: bound.http,
             https: bound.https,
@@ -211,6 +224,7 @@ impl Node {
                 config.authentication.clone(),
                 &config.tls_client_lookup,
                 Arc::clone(&keystore),
+                jwt,
             )),
             gatekeeper: Arc::new(Gatekeeper::new(&config.limits)),
             recorder,
@@ -218,6 +232,12 @@ impl Node {
             auditor: auditor.clone(),
             clock: Arc::clone(&clock),
             settings: pipeline_settings(&config),
+            rules: Arc::new(RuleBook::new(
+                config.router.external_hostname.clone(),
+                config.router.http_port,
+                config.router.https_port,
+                config.limits.pattern_steps,
+            )),
             trusted_proxies: config.trusted_proxies.clone(),
             limits: config.limits.clone(),
             permits: (config.limits.connections > 0)

@@ -27,6 +27,7 @@ use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 pub use self::authenticate::Authenticator;
+pub use self::carry::RuleBook;
 pub use self::limits::Gatekeeper;
 pub use self::rejection::Rejection;
 pub use self::respond::AnswerBody;
@@ -91,6 +92,7 @@ pub struct Pipeline {
     pub auditor: Auditor,
     pub clock: Arc<dyn Clock>,
     pub settings: Settings,
+    pub rules: Arc<RuleBook>,
     /// Messages under way: a node that stops waits for them.
     pub tracker: TaskTracker,
 }

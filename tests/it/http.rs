@@ -2,7 +2,9 @@
 
 mod auth;
 mod bodies;
+mod encodings;
 mod life;
+mod mediators;
 mod outcome;
 mod rules;
 mod trouble;

@@ -25,7 +25,7 @@ use crate::keystore::LiveKeystore;
 use crate::listen::Bound;
 use crate::listen::http::{Acceptor, Tls};
 use crate::metrics::prometheus::Prometheus;
-use crate::pipeline::{Authenticator, Gatekeeper, Pipeline, Settings};
+use crate::pipeline::{Authenticator, Gatekeeper, Pipeline, RuleBook, Settings};
 use crate::record::Recorder;
 use crate::route::Router;
 use crate::tables::Keeper;
@@ -49,6 +49,7 @@ pub(super) struct Parts {
     pub(super) auditor: Auditor,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) settings: Settings,
+    pub(super) rules: Arc<RuleBook>,
     pub(super) trusted_proxies: Vec<IpNet>,
     pub(super) limits: Limits,
     pub(super) permits: Option<Arc<Semaphore>>,
@@ -282,6 +283,7 @@ fn accept(parts: &Arc<Parts>, at: usize, stop: &CancellationToken, tracker: &Tas
         auditor: parts.auditor.clone(),
         clock: Arc::clone(&parts.clock),
         settings: parts.settings.clone(),
+        rules: Arc::clone(&parts.rules),
         tracker: tracker.clone(),
     });
     let acceptor = Arc::new(Acceptor {

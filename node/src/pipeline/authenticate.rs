@@ -12,11 +12,14 @@ use std::sync::Arc;
 use http::header;
 use tokio::sync::Semaphore;
 
+use tracing::debug;
+
+use super::jwt::JwtVerifier;
 use super::{Identified, stages::Received};
 use crate::config::{Authentication, TlsClientLookup};
 use crate::crypto::password::Remembered;
 use crate::keystore::LiveKeystore;
-use crate::tables::{ClientEntry, Tables};
+use crate::tables::{ClientEntry, ClientTable, Tables};
 
 /// The mechanisms that are switched on.
 #[derive(Debug)]
@@ -24,6 +27,7 @@ pub struct Authenticator {
     settings: Authentication,
     lookup: mutual_tls::Lookup,
     keystore: Arc<LiveKeystore>,
+    jwt: Option<Arc<JwtVerifier>>,
     remembered: Remembered,
     /// Slow hashes that may be computed at once; a flood of them must not take every thread.
     hashers: Semaphore,
@@ -31,11 +35,17 @@ pub struct Authenticator {
 
 impl Authenticator {
     /// As the settings say.
-    pub fn new(settings: Authentication, lookup: &TlsClientLookup, keystore: Arc<LiveKeystore>) -> Self {
+    pub fn new(
+        settings: Authentication,
+        lookup: &TlsClientLookup,
+        keystore: Arc<LiveKeystore>,
+        jwt: Option<Arc<JwtVerifier>>,
+    ) -> Self {
         Self {
             settings,
             lookup: mutual_tls::Lookup::named(&lookup.kind),
             keystore,
+            jwt,
             remembered: Remembered::new(),
             hashers: Semaphore::new(std::thread::available_parallelism().map_or(1, std::num::NonZero::get)),
         }
@@ -56,6 +66,7 @@ impl Authenticator {
     async fn client(&self, tables: &Tables, received: &Received) -> Option<Arc<ClientEntry>> {
         if let Some(credentials) = received.headers.text(header::AUTHORIZATION).and_then(Credentials::read) {
             let found = match credentials.scheme {
+                Scheme::Bearer => self.bearer(&tables.clients, credentials.value).await,
                 Scheme::Custom if self.settings.enable_custom_token => {
                     custom_token::client(&tables.clients, credentials.value)
                 }
@@ -71,6 +82,19 @@ impl Authenticator {
             .as_ref()
             .filter(|_| self.settings.enable_mutual_tls)?;
         mutual_tls::client(&tables.clients, certificate, self.lookup, &self.keystore.load())
+    }
+}
+
+impl Authenticator {
+    /// The client that a JSON Web Token speaks for.
+    async fn bearer(&self, clients: &ClientTable, token: &str) -> Option<Arc<ClientEntry>> {
+        match self.jwt.as_ref()?.verify(token).await {
+            Ok(subject) => clients.by_client_id(&subject).cloned(),
+            Err(error) => {
+                debug!(%error, "A JSON Web Token was refused");
+                None
+            }
+        }
     }
 }
 

@@ -4,8 +4,11 @@
 //! that wait for the primary start when it and all the others have ended. The final status counts every route that ran.
 
 mod budget;
+mod outlet;
 mod primary;
+mod rewriting;
 mod secondary;
+mod stored;
 
 use std::sync::Arc;
 
@@ -17,6 +20,7 @@ use tokio::task::JoinSet;
 
 use self::budget::Ledger;
 use self::primary::Yielded;
+pub use self::rewriting::RuleBook;
 use self::secondary::Finished;
 use super::respond::Answer;
 use super::{Admitted, Pipeline, Rejection};
@@ -337,7 +341,7 @@ impl Carrier {
         };
         self.count(Status::Failed, StatusCode::INTERNAL_SERVER_ERROR, Some(now));
         let closing = Closing {
-            answer: Some(self.answer_of_rejection(error, now)),
+            answer: Some(self.answer_of_failure(error, now)),
             routes: Vec::new(),
             status: Status::Failed,
             auto_retry: None,

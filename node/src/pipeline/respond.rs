@@ -56,6 +56,9 @@ impl Shape {
     }
 }
 
+/// What a client is told of a failed route.
+pub(super) const FAILURE: &str = "An internal server error occurred";
+
 /// What a client is answered.
 #[derive(Debug)]
 pub(super) struct Answer {
@@ -64,19 +67,39 @@ pub(super) struct Answer {
     pub(super) body: AnswerBody,
 }
 
+/// The headers of an answer about which nothing is known.
+pub(super) fn plain_headers() -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(6);
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/octet-stream"),
+    );
+    headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    headers
+}
+
 impl Answer {
     /// A route failed: OpenHIM's words for everything that a client need not know.
     pub(super) fn failure() -> Self {
-        let mut headers = HeaderMap::with_capacity(4);
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/octet-stream"),
-        );
-        headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+        let headers = plain_headers();
         Self {
             status: StatusCode::INTERNAL_SERVER_ERROR,
             headers,
-            body: AnswerBody::whole(Bytes::from_static(b"An internal server error occurred")),
+            body: AnswerBody::whole(Bytes::from_static(FAILURE.as_bytes())),
+        }
+    }
+
+    /// The client takes neither the answer nor any coding of it.
+    pub(super) fn not_acceptable(mut headers: HeaderMap) -> Self {
+        headers.remove(header::CONTENT_LENGTH);
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; charset=utf-8"),
+        );
+        Self {
+            status: StatusCode::NOT_ACCEPTABLE,
+            headers,
+            body: AnswerBody::whole(Bytes::from_static(b"Not Acceptable")),
         }
     }
 

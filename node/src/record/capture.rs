@@ -37,6 +37,11 @@ impl Capture {
         }
     }
 
+    /// Counts bytes that are not looked at.
+    pub fn skip(&mut self, bytes: usize) {
+        self.seen += bytes as u64;
+    }
+
     /// Bytes of the whole body so far.
     pub fn seen(&self) -> u64 {
         self.seen

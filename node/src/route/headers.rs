@@ -67,6 +67,11 @@ impl RequestHeaders {
         }
     }
 
+    /// All fields.
+    pub fn map(&self) -> &HeaderMap {
+        &self.map
+    }
+
     /// The value of a field.
     pub fn get(&self, name: impl header::AsHeaderName) -> Option<&HeaderValue> {
         self.map.get(name)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::Uri;
-use http::{HeaderMap, Request, StatusCode, Version, header};
+use http::{HeaderMap, Request, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use tokio_util::sync::CancellationToken;
@@ -144,14 +144,6 @@ impl Reply {
     /// The announced length of the body.
     pub fn length(&self) -> Option<u64> {
         self.body.body.size_hint().exact()
-    }
-
-    /// True if the backend speaks the mediator's envelope.
-    pub fn is_from_mediator(&self) -> bool {
-        self.headers
-            .get(header::CONTENT_TYPE)
-            .and_then(|value| value.to_str().ok())
-            .is_some_and(|value| value.contains("application/json+openhim"))
     }
 }
 

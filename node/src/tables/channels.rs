@@ -15,6 +15,7 @@ use tracing::warn;
 use super::ClientEntry;
 use super::urls::Urls;
 use crate::model::channel::{AuthType, Channel, Route, RouteKind};
+use crate::pattern::xpath::XPath;
 use crate::pattern::{Pattern, Substitution};
 
 /// A channel with everything compiled that a message needs of it.
@@ -39,7 +40,7 @@ pub enum Content {
     Regex(Pattern),
     /// XPath 1.0 and the text it has to yield.
     Xpath {
-        expression: String,
+        expression: XPath,
         value: String,
     },
     /// A path such as `a.b[0].c` and the text it has to yield.
@@ -83,6 +84,8 @@ pub struct ChannelTable {
     /// What takes messages over HTTP, strongest first.
     matchable: Vec<Arc<ChannelEntry>>,
     urls: Urls,
+    /// All of them, strongest first.
+    ordered: Vec<Arc<ChannelEntry>>,
     by_id: HashMap<ObjectId, Arc<ChannelEntry>>,
 }
 
@@ -97,16 +100,18 @@ impl ChannelTable {
             .iter()
             .map(|entry| (entry.channel.id, Arc::clone(entry)))
             .collect();
-        entries.retain(|entry| entry.channel.is_enabled() && !entry.channel.methods.is_empty());
         // Stable: channels of one priority stay in the order of creation.
         entries.sort_by(|a, b| {
             let rank = |entry: &ChannelEntry| entry.channel.priority.unwrap_or(f64::INFINITY);
             rank(a).total_cmp(&rank(b))
         });
+        let ordered = entries.clone();
+        entries.retain(|entry| entry.channel.is_enabled() && !entry.channel.methods.is_empty());
         let urls = Urls::new(entries.iter().map(|entry| entry.channel.url_pattern.as_str()));
         Self {
             matchable: entries,
             urls,
+            ordered,
             by_id,
         }
     }
@@ -129,14 +134,9 @@ impl ChannelTable {
         self.by_id.get(&id)
     }
 
-    /// Every stored channel, in no particular order.
-    pub fn all(&self) -> impl Iterator<Item = &Arc<ChannelEntry>> {
-        self.by_id.values()
-    }
-
-    /// The channels that take messages over HTTP, strongest first.
-    pub fn matchable(&self) -> &[Arc<ChannelEntry>] {
-        &self.matchable
+    /// Every stored channel, strongest first, whatever its kind and status.
+    pub fn in_order(&self) -> &[Arc<ChannelEntry>] {
+        &self.ordered
     }
 }
 
@@ -176,7 +176,7 @@ impl ChannelEntry {
         };
         Self {
             url: compile(&channel.url_pattern),
-            content: content(&channel, compile),
+            content: content(&channel, compile, pattern_steps),
             allow: channel.allow.iter().cloned().collect(),
             whitelist: Whitelist::new(&channel.whitelist),
             routes: channel
@@ -223,13 +223,22 @@ impl ChannelEntry {
     }
 }
 
-fn content(channel: &Channel, compile: impl Fn(&str) -> Option<Pattern>) -> Content {
+fn content(channel: &Channel, compile: impl Fn(&str) -> Option<Pattern>, steps: usize) -> Content {
     if let Some(source) = &channel.match_content_regex {
         return compile(source).map_or(Content::Never, Content::Regex);
     }
     let value = channel.match_content_value.clone();
-    if let Some(expression) = channel.match_content_xpath.clone() {
-        return value.map_or(Content::Never, |value| Content::Xpath { expression, value });
+    if let Some(source) = &channel.match_content_xpath {
+        let expression = XPath::compile(source, steps)
+            .inspect_err(|error| {
+                let name = &channel.name;
+                warn!(%error, channel.name = %name, "The XPath of channel {name} makes no sense; the channel matches nothing");
+            })
+            .ok();
+        return match (expression, value) {
+            (Some(expression), Some(value)) => Content::Xpath { expression, value },
+            _ => Content::Never,
+        };
     }
     if let Some(path) = channel.match_content_json.clone() {
         return value.map_or(Content::Never, |value| Content::Json { path, value });

@@ -1,29 +1,36 @@
 //! The primary route: its answer is the client's.
 //!
 //! A short answer is read whole before a byte of it is passed on, so that a backend that breaks off is a failed route
-//! and not half an answer. A long one flows, with bounded memory, and its beginning is kept for the record.
+//! and not half an answer. A long or slow one flows, with bounded memory, and its beginning is kept for the record. A
+//! mediator's envelope is always read whole: the client's answer is inside.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use bson::oid::ObjectId;
 use bson::{DateTime, Document};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
 
+use super::outlet::{self, Flow, Way};
 use super::{Answering, Carrier};
 use crate::clock::Millis;
-use crate::events::End;
-use crate::model::transaction::{self, ErrorPart, RequestPart, ResponsePart};
-use crate::pipeline::Rejection;
+use crate::model::transaction;
 use crate::pipeline::respond::{self, Answer, AnswerBody, Cut};
 use crate::record::capture::Capture;
-use crate::route::payload::BodyFault;
-use crate::route::{Outgoing, Reply, RouteError, request_part, stored_headers};
+use crate::route::response::{Envelope, is_envelope};
+use crate::route::{Outgoing, Reply, RouteError, stored_headers};
 use crate::tables::RouteEntry;
 
-/// An answer up to this size is read whole before it is passed on.
+/// An answer up to this size is read whole before it is passed on,
 const WHOLE: usize = 256 << 10;
+/// if it comes within this time.
+const WHOLE_WITHIN: Duration = Duration::from_secs(1);
+/// An answer in which addresses are rewritten is read whole up to this size.
+const REWRITTEN: usize = 64 << 20;
+/// The largest envelope.
+const ENVELOPE: usize = 256 << 20;
 /// Pieces of a flowing answer that may wait for the client.
 const AHEAD: usize = 4;
 
@@ -36,6 +43,7 @@ pub(super) struct Yielded {
     pub(super) auto_retry: bool,
     /// What is stored; `None` once it was reported.
     pub(super) answer: Option<transaction::Answer>,
+    /// `None` if there is no time to count.
     pub(super) answered_at: Option<Millis>,
     pub(super) events: Vec<Document>,
     pub(super) held: Held,
@@ -67,6 +75,13 @@ impl Held {
     }
 }
 
+/// The exchange that an answer belongs to.
+pub(super) struct Sent<'a> {
+    pub(super) route: &'a Arc<RouteEntry>,
+    /// Path and query as sent.
+    pub(super) target: String,
+}
+
 /// A body that was read as far as it is read before it is passed on.
 struct Begun {
     chunks: Vec<Bytes>,
@@ -90,7 +105,8 @@ impl Begun {
     }
 }
 
-async fn begin(reply: &mut Reply, limit: usize) -> Result<Begun, RouteError> {
+/// Reads a body until its end, `limit` bytes or the deadline.
+async fn begin(reply: &mut Reply, limit: usize, deadline: Option<Instant>) -> Result<Begun, RouteError> {
     let mut begun = Begun {
         chunks: Vec::new(),
         length: 0,
@@ -100,7 +116,14 @@ async fn begin(reply: &mut Reply, limit: usize) -> Result<Begun, RouteError> {
         return Ok(begun);
     }
     while !begun.is_whole && begun.length <= limit {
-        match reply.body.next().await? {
+        let next = match deadline {
+            None => reply.body.next().await,
+            Some(deadline) => match timeout_at(deadline, reply.body.next()).await {
+                Ok(next) => next,
+                Err(_) => return Ok(begun),
+            },
+        };
+        match next? {
             Some(bytes) => {
                 begun.length += bytes.len();
                 begun.chunks.push(bytes);
@@ -112,6 +135,14 @@ async fn begin(reply: &mut Reply, limit: usize) -> Result<Begun, RouteError> {
     Ok(begun)
 }
 
+/// An answer before it is sent and stored.
+struct Composed {
+    status: StatusCode,
+    /// Without those of the body's coding and length.
+    headers: HeaderMap,
+    way: Way,
+}
+
 impl Carrier {
     /// Runs the primary route and answers the client.
     pub(super) async fn primary(&mut self, route: &Arc<RouteEntry>, answering: Answering) -> Yielded {
@@ -120,57 +151,126 @@ impl Carrier {
             Err(error) => return self.route_failed(route, self.message.path().to_owned(), &error, answering),
         };
         let target = outgoing.target().to_owned();
-        let mut reply = match self.pipeline.router.send(&self.message, route, outgoing).await {
-            Ok(reply) => reply,
-            Err(error) => return self.route_failed(route, target, &error, answering),
+        let sent = self.pipeline.router.send(&self.message, route, outgoing).await;
+        let outcome = match sent {
+            Ok(reply) => {
+                self.answered(
+                    Sent {
+                        route,
+                        target: target.clone(),
+                    },
+                    reply,
+                    answering,
+                )
+                .await
+            }
+            Err(error) => Err((error, answering)),
         };
-        let begun = match begin(&mut reply, WHOLE).await {
+        outcome.unwrap_or_else(|(error, answering)| self.route_failed(route, target, &error, answering))
+    }
+
+    async fn answered(
+        &mut self,
+        sent: Sent<'_>,
+        mut reply: Reply,
+        answering: Answering,
+    ) -> Result<Yielded, (RouteError, Answering)> {
+        let rewriter = self.rewriter();
+        let (limit, deadline) = match (is_envelope(&reply.headers), &rewriter) {
+            (true, _) => (ENVELOPE, None),
+            (false, Some(_)) => (REWRITTEN, None),
+            (false, None) => (WHOLE, Some(Instant::now() + WHOLE_WITHIN)),
+        };
+        let begun = match begin(&mut reply, limit, deadline).await {
             Ok(begun) => begun,
-            Err(error) => return self.route_failed(route, target, &error, answering),
+            Err(error) => return Err((error, answering)),
         };
-        let status = respond::status(reply.status, &reply.headers, self.channel.channel.is_asynchronous);
-        let headers = respond::headers(&reply.headers, &self.transaction_id());
-        let sent = Sent { route, target };
+        if is_envelope(&reply.headers) {
+            if !begun.is_whole {
+                return Err((RouteError::TooLarge("the mediator's answer is too large"), answering));
+            }
+            return Ok(self.mediated(sent, &reply, &begun.into_bytes(), answering));
+        }
+        let wishes = self.message.headers.map();
+        let composed = Composed {
+            status: respond::status(reply.status, &reply.headers, self.channel.channel.is_asynchronous),
+            headers: respond::headers(&reply.headers, &self.transaction_id()),
+            way: Way::choose(&reply.headers, wishes, rewriter.is_some()),
+        };
         match begun.is_whole {
-            true => self.whole(sent, reply, begun.into_bytes(), status, headers, answering),
-            false => self.flowing(sent, reply, begun, status, headers, answering).await,
+            true => self.whole(sent, &reply, begun.into_bytes(), composed, answering),
+            false => Ok(self.flowing(sent, reply, begun, composed, answering).await),
         }
     }
 
     fn whole(
         &mut self,
         sent: Sent<'_>,
-        reply: Reply,
+        reply: &Reply,
         body: Bytes,
-        status: StatusCode,
-        mut headers: HeaderMap,
+        composed: Composed,
         answering: Answering,
-    ) -> Yielded {
+    ) -> Result<Yielded, (RouteError, Answering)> {
         let at = self.pipeline.clock.now();
-        if respond::is_bodiless(&self.message.method, status) {
-            headers.extend(
-                reply
-                    .headers
-                    .get(header::CONTENT_LENGTH)
-                    .map(|length| (header::CONTENT_LENGTH, length.clone())),
-            );
-        } else {
-            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-        }
-        let mut capture = Capture::new(self.kept());
-        capture.push(&body);
-        let stored = stored_headers(&headers);
-        let answer = Answer {
-            status,
-            headers: with_coding(headers, &reply.headers),
-            body: AnswerBody::whole(body),
+        let limit = self.pipeline.settings.response_body.unwrap_or(u64::MAX) as usize;
+        let plain = match composed.way.decoded(&body, limit) {
+            Ok(plain) => plain,
+            Err(error) => return Err((error, answering)),
         };
-        let held = self.answer(answering, answer);
-        self.yielded(sent, &reply, status, stored, &capture, at, held)
+        let record = outlet::shown(&composed.way, &plain, self.kept());
+        let rewritten = self.rewritten(&composed.way, &plain);
+        let announced = reply.headers.get(header::CONTENT_LENGTH).cloned();
+        let (status, held, headers) = self.give(composed, rewritten.clone().unwrap_or(plain), announced, answering);
+        let response = rewritten.map(|body| outlet::shown(&Way::STRAIGHT, &body, self.kept()));
+        let response = self.response_part(status, headers, response.as_ref().unwrap_or(&record), Some(at));
+        Ok(self.yielded(sent, reply, response, &record, at, held))
+    }
+
+    /// Sends a whole answer, or keeps it until it is stored; answers with its status and its headers as they are stored.
+    fn give(
+        &self,
+        composed: Composed,
+        body: Bytes,
+        announced: Option<HeaderValue>,
+        answering: Answering,
+    ) -> (StatusCode, Held, Document) {
+        let Composed {
+            status,
+            mut headers,
+            mut way,
+        } = composed;
+        let has_body = outlet::has_body(&self.message.method, status);
+        let length = match has_body {
+            true => Some(HeaderValue::from(body.len())),
+            false => announced,
+        };
+        if let Some(length) = &length {
+            headers.insert(header::CONTENT_LENGTH, length.clone());
+        }
+        let stored = stored_headers(&headers);
+        let is_acceptable = !has_body
+            || way
+                .compress(self.message.headers.map(), &headers, Some(body.len() as u64))
+                .is_ok();
+        let answer = if is_acceptable {
+            let body = if has_body { way.encoded(body) } else { Bytes::new() };
+            way.label(&mut headers);
+            if has_body {
+                headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+            }
+            Answer {
+                status,
+                headers,
+                body: AnswerBody::whole(body),
+            }
+        } else {
+            Answer::not_acceptable(headers)
+        };
+        (status, self.answer(answering, answer), stored)
     }
 
     /// Sends the answer, or keeps it until it is stored.
-    fn answer(&self, answering: Answering, answer: Answer) -> Held {
+    pub(super) fn answer(&self, answering: Answering, answer: Answer) -> Held {
         if self.pipeline.recorder.is_strict() {
             return Held::Whole(answering, answer);
         }
@@ -184,31 +284,47 @@ impl Carrier {
         sent: Sent<'_>,
         mut reply: Reply,
         begun: Begun,
-        status: StatusCode,
-        mut headers: HeaderMap,
+        composed: Composed,
         answering: Answering,
     ) -> Yielded {
+        let Composed {
+            status,
+            mut headers,
+            mut way,
+        } = composed;
         let (pieces, receiver) = mpsc::channel(AHEAD);
-        let length = reply.length().map(|left| left + begun.length as u64);
-        headers.extend(length.map(|length| (header::CONTENT_LENGTH, HeaderValue::from(length))));
         let stored = stored_headers(&headers);
+        // A client that takes nothing of what there is gets it as it is: it has flowed already.
+        let _ = way.compress(self.message.headers.map(), &headers, None);
+        way.label(&mut headers);
+        let length = reply
+            .length()
+            .filter(|_| way.is_straight())
+            .map(|left| left + begun.length as u64);
+        if let Some(length) = length {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
         let answer = Answer {
             status,
-            headers: with_coding(headers, &reply.headers),
+            headers,
             body: AnswerBody::piped(receiver, length),
         };
         let _ = answering.send(Ok(answer));
-        let mut capture = Capture::new(self.kept());
-        let outcome = self.pump(&mut reply, begun.chunks, &mut capture, pieces).await;
-        let at = self.pipeline.clock.now();
-        match outcome {
-            Ok(held) => self.yielded(sent, &reply, status, stored, &capture, at, held),
-            Err(error) => {
-                let mut yielded = self.yielded(sent, &reply, status, stored, &capture, at, Held::Nothing);
-                self.spoil(&mut yielded, &error);
-                yielded
+        let (outcome, body) = match Flow::new(&way, usize::MAX, self.kept()) {
+            Ok(mut flow) => {
+                let outcome = self.pump(&mut reply, begun.chunks, &mut flow, pieces).await;
+                (outcome, flow.into_shown())
             }
+            Err(error) => (Err(error), Capture::new(0)),
+        };
+        let at = self.pipeline.clock.now();
+        let response = self.response_part(status, stored, &body, Some(at));
+        let mut yielded = self.yielded(sent, &reply, response, &body, at, Held::Nothing);
+        match outcome {
+            Ok(held) => yielded.held = held,
+            Err(error) => self.spoil(&mut yielded, &error),
         }
+        yielded
     }
 
     /// Passes pieces on until the end; the last one is kept back if the answer has to be stored first.
@@ -216,11 +332,10 @@ impl Carrier {
         &self,
         reply: &mut Reply,
         begun: Vec<Bytes>,
-        capture: &mut Capture,
+        flow: &mut Flow,
         pieces: mpsc::Sender<Result<Bytes, Cut>>,
     ) -> Result<Held, RouteError> {
         let is_strict = self.pipeline.recorder.is_strict();
-        let limit = self.pipeline.settings.response_body;
         let mut begun = begun.into_iter();
         let mut last = Bytes::new();
         loop {
@@ -228,231 +343,100 @@ impl Carrier {
                 Some(bytes) => Ok(Some(bytes)),
                 None => reply.body.next().await,
             };
-            let is_too_large = limit.is_some_and(|limit| capture.seen() > limit);
-            let bytes = match next {
-                Ok(Some(_)) if is_too_large => Err(RouteError::TooLarge("the response body is too large")),
-                Ok(Some(bytes)) => Ok(bytes),
-                Ok(None) if is_strict => return Ok(Held::Last(pieces, last)),
-                Ok(None) => return Ok(Held::Nothing),
-                Err(error) => Err(error),
-            };
-            match bytes {
-                Ok(bytes) => {
-                    capture.push(&bytes);
-                    let due = if is_strict {
-                        std::mem::replace(&mut last, bytes)
-                    } else {
-                        bytes
-                    };
-                    let is_gone = !due.is_empty() && pieces.send(Ok(due)).await.is_err();
-                    if is_gone && !capture.is_whole() {
-                        // Nobody listens, and what may be kept is there.
-                        return Ok(Held::Nothing);
-                    }
-                }
+            let (bytes, is_end) = match next.and_then(|next| self.passed(next, flow)) {
+                Ok(passed) => passed,
                 Err(error) => {
                     let _ = pieces.send(Err(Cut)).await;
                     return Err(error);
                 }
+            };
+            let due = match is_strict {
+                true if !bytes.is_empty() => std::mem::replace(&mut last, bytes),
+                true => Bytes::new(),
+                false => bytes,
+            };
+            let is_gone = !due.is_empty() && pieces.send(Ok(due)).await.is_err();
+            if is_end {
+                return Ok(if is_strict {
+                    Held::Last(pieces, last)
+                } else {
+                    Held::Nothing
+                });
+            }
+            if is_gone && !flow.keeps_more() {
+                // Nobody listens, and what may be kept is there.
+                return Ok(Held::Nothing);
             }
         }
     }
 
-    /// What is stored of an answer.
-    #[expect(clippy::too_many_arguments, reason = "one call's results, named once")]
-    fn yielded(
-        &mut self,
-        sent: Sent<'_>,
-        reply: &Reply,
-        status: StatusCode,
-        headers: Document,
-        body: &Capture,
-        at: Millis,
-        held: Held,
-    ) -> Yielded {
-        let timestamp = Some(DateTime::from_millis(at));
-        let response = ResponsePart {
-            status: status.as_u16(),
-            headers,
-            body: Some(self.text(body)),
-            timestamp,
+    /// What goes to the client for a piece from the backend, and whether it is the last.
+    fn passed(&self, piece: Option<Bytes>, flow: &mut Flow) -> Result<(Bytes, bool), RouteError> {
+        let Some(piece) = piece else {
+            return Ok((flow.finish()?, true));
         };
-        let request = self.sent_part(sent.route, sent.target);
-        let mut raw = stored_headers(&reply.headers);
-        raw.insert("X-OpenHIM-TransactionID", self.message.transaction.to_hex());
-        let record = ResponsePart {
-            status: reply.status.as_u16(),
-            headers: raw,
-            body: Some(self.text(body)),
-            timestamp,
-        };
-        let name = &sent.route.route.name;
-        let own = transaction::orchestration(ObjectId::new(), name, request, Some(record), None);
-        Yielded {
-            status,
-            mediator_status: None,
-            auto_retry: false,
-            answer: Some(transaction::Answer {
-                response,
-                error: None,
-                orchestrations: vec![own],
-                properties: None,
-            }),
-            answered_at: Some(at),
-            events: self.answer_events(Some(name), None, status, at),
-            held,
+        let bytes = flow.push(piece)?;
+        if self
+            .pipeline
+            .settings
+            .response_body
+            .is_some_and(|limit| flow.seen() > limit)
+        {
+            return Err(RouteError::TooLarge("the response body is too large"));
         }
+        Ok((bytes, false))
     }
 
-    /// Bytes of the answer that may be kept.
-    fn kept(&self) -> usize {
-        match self.channel.channel.stores_response_bodies() {
-            true => self.ledger.left(),
-            false => 0,
-        }
-    }
-
-    fn text(&mut self, body: &Capture) -> String {
-        match self.channel.channel.stores_response_bodies() {
-            true => self.ledger.text(body.bytes(), body.seen()),
-            false => String::new(),
-        }
-    }
-
-    /// The request as it is stored with the router's own record.
-    fn sent_part(&mut self, route: &RouteEntry, target: String) -> RequestPart {
-        let mut part = request_part(&self.message, route, target);
-        part.body = Some(match self.channel.channel.stores_request_bodies() {
-            true => {
-                let (kept, length) = self.message.body.beginning(self.ledger.left());
-                self.ledger.text(kept, length)
-            }
-            false => String::new(),
-        });
-        part
-    }
-
-    fn answer_events(
-        &self,
-        route: Option<&str>,
-        mediator: Option<&str>,
-        status: StatusCode,
-        at: Millis,
-    ) -> Vec<Document> {
-        let end = End {
-            status: i32::from(status.as_u16()),
-            at,
-        };
-        let mut events = Vec::with_capacity(3);
-        if let Some(route) = route {
-            events.extend(self.subject.primary(route, mediator, end, self.ticket.now()));
-        }
-        events.push(self.channel_end(status, at));
-        events
-    }
-
-    fn transaction_id(&self) -> HeaderValue {
-        HeaderValue::from_str(&self.message.transaction.to_hex()).unwrap_or_else(|_| HeaderValue::from_static(""))
-    }
-
-    /// The route did not answer.
-    fn route_failed(
-        &mut self,
-        route: &Arc<RouteEntry>,
-        target: String,
-        error: &RouteError,
-        answering: Answering,
-    ) -> Yielded {
-        let name = &route.route.name;
-        let id = self.message.transaction;
-        tracing::warn!(tx.id = %id, route.name = %name, %error, "Route {name} failed for transaction {id}");
-        let part = error.part(name);
-        let request = self.sent_part(route, target);
-        let own = transaction::orchestration(ObjectId::new(), name, request, None, Some(part.clone()));
-        self.failed(part, Some((name, own)), answering, true)
-    }
-
-    /// There is nothing to pass on: the client is told that something went wrong here, and no more.
-    pub(super) fn failed(
-        &mut self,
-        error: ErrorPart,
-        own: Option<(&str, Document)>,
-        answering: Answering,
-        auto_retry: bool,
-    ) -> Yielded {
+    /// A mediator answered: its envelope says what the client gets.
+    fn mediated(&mut self, sent: Sent<'_>, reply: &Reply, body: &Bytes, answering: Answering) -> Yielded {
         let at = self.pipeline.clock.now();
-        let held = match self.message.body.fault() {
-            Some(fault @ BodyFault::TooLarge) => {
-                let _ = answering.send(Err(Rejection::of_body(fault)));
-                Held::Nothing
-            }
-            _ => self.answer(answering, Answer::failure()),
+        let plain = Way::choose(&reply.headers, &HeaderMap::new(), true).decoded(body, ENVELOPE);
+        let envelope = plain
+            .as_ref()
+            .map_err(RouteError::to_string)
+            .and_then(|plain| Envelope::parse(plain).map_err(|error| error.to_string()));
+        let record = outlet::shown(&Way::STRAIGHT, plain.as_ref().unwrap_or(body), self.kept());
+        let mut envelope = match envelope {
+            Ok(envelope) => envelope,
+            Err(error) => return self.envelope_failed(sent, reply, &record, &RouteError::Mediator(error), answering),
         };
-        let status = StatusCode::INTERNAL_SERVER_ERROR;
-        let (name, orchestrations) = match own {
-            Some((name, own)) => (Some(name), vec![own]),
-            None => (None, vec![]),
+        let told = envelope.response.timestamp;
+        let composed = Composed {
+            status: self.mediated_status(envelope.response.status, envelope.response.headers.as_ref()),
+            headers: self.mediated_headers(envelope.response.headers.take()),
+            way: Way::STRAIGHT,
         };
-        let events = self.answer_events(name, None, status, at);
-        let mut answer = self.answer_of_rejection(error, at);
-        answer.orchestrations = orchestrations;
-        Yielded {
-            status,
-            mediator_status: None,
-            auto_retry,
-            answer: Some(answer),
-            answered_at: Some(at),
-            events,
-            held,
-        }
-    }
-
-    /// What is stored when the client got the generic answer.
-    pub(super) fn answer_of_rejection(&self, error: ErrorPart, at: Millis) -> transaction::Answer {
-        let Answer {
-            status, mut headers, ..
-        } = Answer::failure();
-        let text = "An internal server error occurred";
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(text.len()));
-        transaction::Answer {
-            response: ResponsePart {
-                status: status.as_u16(),
-                headers: stored_headers(&headers),
-                body: Some(match self.channel.channel.stores_response_bodies() {
-                    true => text.to_owned(),
-                    false => String::new(),
-                }),
-                timestamp: Some(DateTime::from_millis(at)),
-            },
-            error: Some(error),
-            orchestrations: vec![],
-            properties: None,
-        }
-    }
-
-    /// The backend broke off an answer of which the client has the beginning.
-    fn spoil(&self, yielded: &mut Yielded, error: &RouteError) {
-        let id = self.message.transaction;
-        tracing::warn!(tx.id = %id, %error, "An answer broke off for transaction {id}");
-        yielded.status = StatusCode::INTERNAL_SERVER_ERROR;
-        yielded.auto_retry = true;
+        let body = envelope.response.body.take().unwrap_or_default();
+        let body = self.rewritten(&composed.way, &body).unwrap_or(body);
+        let shown = outlet::shown(&Way::STRAIGHT, &body, self.kept());
+        let (status, held, headers) = self.give(composed, body, None, answering);
+        let response = self.response_part(status, headers, &shown, told.map(DateTime::timestamp_millis));
+        let steps = self.steps(std::mem::take(&mut envelope.orchestrations));
+        let mut events = self.primary_events(sent.route, envelope.urn.as_deref(), status, at);
+        events.splice(2..2, self.subject.orchestrations(&steps, self.ticket.now()));
+        let mut yielded = self.yielded(sent, reply, response, &record, at, held);
         if let Some(answer) = &mut yielded.answer {
-            answer.error = Some(error.part("primary"));
+            answer.orchestrations.splice(0..0, steps);
+            answer.properties = envelope.properties;
+            answer.error.clone_from(&envelope.error);
+        }
+        yielded.auto_retry = envelope.error.is_some();
+        yielded.mediator_status = envelope.status;
+        yielded.answered_at = told.map(DateTime::timestamp_millis);
+        yielded.events = events;
+        yielded
+    }
+
+    fn mediated_status(&self, status: StatusCode, headers: Option<&HeaderMap>) -> StatusCode {
+        let none = HeaderMap::new();
+        respond::status(status, headers.unwrap_or(&none), self.channel.channel.is_asynchronous)
+    }
+
+    /// An envelope without headers gives the client no transaction id either.
+    fn mediated_headers(&self, headers: Option<HeaderMap>) -> HeaderMap {
+        match headers {
+            Some(headers) => respond::headers(&headers, &self.transaction_id()),
+            None => respond::plain_headers(),
         }
     }
-}
-
-/// The request that an answer belongs to.
-struct Sent<'a> {
-    route: &'a Arc<RouteEntry>,
-    /// Path and query as sent.
-    target: String,
-}
-
-/// A body that is passed on as it came keeps its label.
-fn with_coding(mut headers: HeaderMap, backend: &HeaderMap) -> HeaderMap {
-    if let Some(coding) = backend.get(header::CONTENT_ENCODING) {
-        headers.insert(header::CONTENT_ENCODING, coding.clone());
-    }
-    headers
 }

@@ -37,8 +37,9 @@ impl Body {
             Content::Never => false,
             Content::Regex(pattern) => pattern.is_match(self.text(bytes)),
             Content::Json { path, value } => self.json(bytes).is_some_and(|json| holds(json, path, value)),
-            // XPath needs an engine of its own; a channel that asks for it does not match without one.
-            Content::Xpath { .. } => false,
+            Content::Xpath { expression, value } => {
+                expression.text(self.text(bytes)).is_some_and(|found| found == *value)
+            }
         }
     }
 
@@ -78,6 +79,7 @@ fn holds(json: &Value, path: &str, expected: &str) -> bool {
 mod tests {
     use super::*;
     use crate::pattern::Pattern;
+    use crate::pattern::xpath::XPath;
 
     fn body(text: &'static str) -> Body {
         Body::new(Some(Bytes::from_static(text.as_bytes())))
@@ -99,6 +101,19 @@ mod tests {
         assert!(body.satisfies(&json("t", "true")));
         assert!(!body.satisfies(&json("a.b[2].c", "7")));
         assert!(!body.satisfies(&json("a.b.c.d", "7")));
+    }
+
+    #[test]
+    fn an_xpath_is_compared_by_its_text() {
+        let content = |value: &str| Content::Xpath {
+            expression: XPath::compile("string(/a/b)", 1000).unwrap(),
+            value: value.into(),
+        };
+
+        assert!(body("<a><b>7</b></a>").satisfies(&content("7")));
+        assert!(!body("<a><b>8</b></a>").satisfies(&content("7")));
+        assert!(!body("").satisfies(&content("")));
+        assert!(!body("<a>").satisfies(&content("7")));
     }
 
     #[test]
