@@ -24,7 +24,7 @@ pub use update::{Moment, Update};
 pub(in crate::store) use update::{asked_id, replacement, with_id};
 
 #[cfg(test)]
-mod tests;
+pub(in crate::store) mod tests;
 
 use super::StoreError;
 

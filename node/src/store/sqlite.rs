@@ -12,6 +12,7 @@ mod change;
 mod connection;
 mod error;
 mod key;
+mod migrate;
 mod plan;
 mod query;
 mod readers;
@@ -49,6 +50,8 @@ pub struct SqliteOptions {
     pub cache_kib: u32,
     /// Bytes of documents that the `log` collection may hold; `None`: no bound.
     pub log_bytes: Option<u64>,
+    /// Bytes that the file may grow to; `None`: as far as the disk goes.
+    pub largest_file: Option<u64>,
     /// Time between two rounds of removing what is past its time; zero: only when [`SqliteStore::sweep`] is called.
     pub sweep_every: Duration,
     /// Says what is past its time, and what `$currentDate` is.
@@ -61,6 +64,7 @@ impl Default for SqliteOptions {
             readers: 4,
             cache_kib: 4096,
             log_bytes: None,
+            largest_file: None,
             sweep_every: Duration::from_secs(60),
             clock: Arc::new(SystemClock),
         }
@@ -88,7 +92,8 @@ impl SqliteStore {
         let failed = |error: rusqlite::Error| error::on_opening(path, &error);
         let tables = schema::tables()?;
         let mut writing = Database::open(path, options.cache_kib).map_err(failed)?;
-        schema::prepare(&mut writing.connection, tables, &*options.clock).map_err(|unfit| unfit.into_error(path))?;
+        writing.bound(options.largest_file).map_err(failed)?;
+        migrate::prepare(&mut writing.connection, tables, &*options.clock).map_err(|unfit| unfit.into_error(path))?;
         let reading = (0..options.readers.max(1))
             .map(|_| Database::open_reader(path, options.cache_kib))
             .collect::<rusqlite::Result<Vec<_>>>()
@@ -113,9 +118,9 @@ impl SqliteStore {
     /// The file could not be written.
     pub fn sweep(&self) -> Result<u64> {
         let mut removed = 0;
-        for kind in 0..sweep::Piece::all(self.tables).len() {
+        for piece in sweep::Piece::all(self.tables).into_iter().map(Arc::new) {
             loop {
-                let piece = sweep::Piece::all(self.tables).swap_remove(kind);
+                let piece = Arc::clone(&piece);
                 let count = self.writer.ask_blocking(|reply| Request::Sweep(piece, reply))??;
                 removed += count;
                 if count < sweep::PIECE as u64 {
@@ -203,7 +208,7 @@ impl Store for SqliteStore {
     }
 
     async fn find_and_update(&self, of: Collection, ask: Ask) -> Result<Option<Document>> {
-        let find = Find::by(ask.filter).sorted(ask.sort);
+        let find = Find::by(ask.filter).sorted(ask.sort).limited(1);
         let ask = Box::new(FindAndUpdate {
             query: self.query(of, &find)?,
             update: Update::compile(&ask.update)?,

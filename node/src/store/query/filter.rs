@@ -2,7 +2,7 @@
 
 mod parse;
 
-pub(super) use parse::{is_operators, operator_tests};
+pub(super) use parse::is_operators;
 
 use std::cmp::Ordering;
 
@@ -223,19 +223,12 @@ impl Test {
         }
     }
 
-    /// True if one value, standing alone, passes.
-    pub(super) fn accepts_value(&self, value: RawBsonRef<'_>) -> bool {
-        self.accepts(Some(value))
-    }
-
     fn equalities(&self, path: &Path, found: &mut Vec<(String, Bson)>) {
         let only = match self {
             Self::Compare(Op::Eq, value) => Some(value),
             Self::In(values, patterns) if patterns.is_empty() && values.len() == 1 => values.first(),
             Self::All(tests) => {
-                if let [test] = &**tests {
-                    test.equalities(path, found);
-                }
+                tests.iter().for_each(|test| test.equalities(path, found));
                 None
             }
             _ => None,

@@ -142,30 +142,43 @@ fn walk_array<'d>(
             Leaf::Elements => any_element(array, place, accepts) || accepts(Some(RawBsonRef::Array(array)), place),
         };
     };
+    if leaf == Leaf::Keys
+        && let Some(value) = next.index.and_then(|index| array.get(index).ok().flatten())
+    {
+        return enter(value, beyond, leaf, place, accepts);
+    }
     for (index, value) in array.into_iter().flatten().enumerate() {
-        let place = place.or(Some(index));
-        if let RawBsonRef::Document(inner) = value
-            && walk(inner, rest, leaf, place, accepts)
-        {
-            return true;
-        }
-        if next.index != Some(index) {
-            if leaf == Leaf::Keys && !matches!(value, RawBsonRef::Document(_)) {
-                accepts(None, place);
-            }
-            continue;
-        }
+        let passed = place.or(Some(index));
         let found = match value {
-            value if beyond.is_empty() => accepts(Some(value), place),
-            RawBsonRef::Document(inner) => walk(inner, beyond, leaf, place, accepts),
-            RawBsonRef::Array(inner) => walk_array(inner, beyond, leaf, place, accepts),
+            RawBsonRef::Document(inner) => walk(inner, rest, leaf, passed, accepts),
+            _ if leaf == Leaf::Keys => accepts(None, passed),
             _ => false,
         };
-        if found {
+        if found || (next.index == Some(index) && enter(value, beyond, leaf, place, accepts)) {
             return true;
         }
     }
     false
+}
+
+/// Goes on from an element that the path names by its place.
+fn enter<'d>(
+    value: RawBsonRef<'d>,
+    beyond: &[Part],
+    leaf: Leaf,
+    place: Option<usize>,
+    accepts: Accepts<'_, 'd>,
+) -> bool {
+    match value {
+        RawBsonRef::Array(inner) if beyond.is_empty() && leaf == Leaf::Keys && inner.is_empty() => {
+            accepts(Some(RawBsonRef::Undefined), place)
+        }
+        value if beyond.is_empty() => accepts(Some(value), place),
+        RawBsonRef::Document(inner) => walk(inner, beyond, leaf, place, accepts),
+        RawBsonRef::Array(inner) => walk_array(inner, beyond, leaf, place, accepts),
+        _ if leaf == Leaf::Keys => accepts(None, place),
+        _ => false,
+    }
 }
 
 fn any_element<'d>(array: &'d RawArray, place: Option<usize>, accepts: Accepts<'_, 'd>) -> bool {

@@ -13,7 +13,7 @@ use bson::{Bson, DateTime, Document, RawDocument, Timestamp};
 use super::filter::Filter;
 use super::{bad, compare};
 use crate::store::Result;
-use step::Step;
+use step::{Missing, Step};
 
 /// A compiled update document.
 #[derive(Clone, Debug)]
@@ -134,6 +134,13 @@ impl Update {
         let mut found = Vec::new();
         for (from, to) in &self.renames {
             if let Some(value) = step::read(document, from)? {
+                let destination = &self.changes[*to].path;
+                if step::passes_array(document, destination) {
+                    let text = step::text(destination);
+                    return Err(bad(format!(
+                        "The destination field cannot be an array element, '{text}'"
+                    )));
+                }
                 found.push((*to, value.clone()));
             }
         }
@@ -181,14 +188,21 @@ pub(in crate::store) fn asked_id(filter: &Filter) -> Option<Bson> {
 /// What a filter's equalities say about a document that does not exist yet.
 fn seed(filter: &Filter) -> Result<Document> {
     let mut document = Document::new();
+    let mut known: Vec<Vec<Step>> = Vec::new();
     for (path, value) in filter.equalities() {
         let steps = step::parse(&path)?;
-        if step::read(&document, &steps)?.is_some() {
+        if known
+            .iter()
+            .any(|other| other.starts_with(&steps) || steps.starts_with(other))
+        {
             return Err(bad(format!(
                 "cannot infer query fields to set, path '{path}' is matched twice"
             )));
         }
-        step::edit(&mut document, &steps, true, &mut |_| Ok(Effect::Put(value.clone())))?;
+        known.push(steps.clone());
+        step::edit(&mut document, &steps, Missing::Make, &mut |_| {
+            Ok(Effect::Put(value.clone()))
+        })?;
     }
     Ok(document)
 }
@@ -222,17 +236,18 @@ impl Action {
             id.as_ref()
                 .map_or_else(|| "no _id".to_owned(), |id| format!("_id: {id}"))
         };
-        step::edit(document, path, self.creates(), &mut |current| {
+        step::edit(document, path, self.missing(), &mut |current| {
             self.effect(current, path, moment, &described)
         })
     }
 
-    /// True if the action makes fields that are not there.
-    fn creates(&self) -> bool {
-        !matches!(
-            self,
-            Self::Unset | Self::Pull(_) | Self::PullAll(_) | Self::PopFirst | Self::PopLast
-        )
+    /// What it does where its path leads nowhere.
+    fn missing(&self) -> Missing {
+        match self {
+            Self::Unset => Missing::SkipAll,
+            Self::Pull(_) | Self::PullAll(_) | Self::PopFirst | Self::PopLast => Missing::Skip,
+            _ => Missing::Make,
+        }
     }
 
     fn effect(

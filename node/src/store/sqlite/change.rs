@@ -11,7 +11,7 @@ use super::query::{self, Query};
 use super::schema::{Table, quoted};
 use super::writer::FindAndUpdate;
 use crate::store::query::{Moment, Path, Update, asked_id, replacement, with_id};
-use crate::store::{DATABASE, LARGEST_DOCUMENT, Result, StoreError, Written};
+use crate::store::{DATABASE, LARGEST_DOCUMENT, Result, StoreError, Written, decode};
 
 /// A write with everything worked out that does not need the database.
 #[derive(Debug)]
@@ -155,7 +155,11 @@ pub(super) fn find_and_update(
             let moment = Moment { now, inserting: false };
             ask.update.apply(document, Some((&query.filter, before)), moment)
         })?;
-        return Ok(changed.map(|changed| if ask.return_new { changed.after } else { changed.before }));
+        return match changed {
+            Some(changed) if ask.return_new => Ok(Some(changed.after)),
+            Some(changed) => Ok(Some(decode(&changed.before)?)),
+            None => Ok(None),
+        };
     }
     if !ask.upsert {
         return Ok(None);
@@ -202,7 +206,7 @@ fn same(a: &Document, b: &Document) -> bool {
 
 /// A row that was looked at for a change.
 struct Changed {
-    before: Document,
+    before: RawDocumentBuf,
     after: Document,
     modified: bool,
 }
@@ -214,15 +218,14 @@ fn change_row(
     seq: i64,
     change: impl FnOnce(&mut Document, &RawDocument) -> Result<bool>,
 ) -> Result<Option<Changed>, Failure> {
-    let Some(raw) = query::document(database, query.table, seq)? else {
+    let Some(before) = query::document(database, query.table, seq)? else {
         return Ok(None);
     };
-    let before = crate::store::decode(&raw)?;
-    let mut after = before.clone();
-    let modified = change(&mut after, &raw)?;
+    let mut after = decode(&before)?;
+    let modified = change(&mut after, &before)?;
     if modified {
         let row = Row::of(query.table, &after)?;
-        store_row(database, query.table, seq, &query.table.keys(&raw), &row)?;
+        store_row(database, query.table, seq, &query.table.keys(&before), &row)?;
     }
     Ok(Some(Changed {
         before,

@@ -50,6 +50,17 @@ impl Database {
         Ok(database)
     }
 
+    /// Keeps the file from growing beyond this many bytes.
+    pub(super) fn bound(&self, bytes: Option<u64>) -> rusqlite::Result<()> {
+        let Some(bytes) = bytes else {
+            return Ok(());
+        };
+        let page: u64 = self.connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
+        let pages = i64::try_from(bytes / page.max(1)).unwrap_or(i64::MAX).max(1);
+        self.connection
+            .query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))
+    }
+
     /// Says what the places in `openhim_matches(place, column)` stand for until the next call.
     pub(super) fn use_patterns(&self, patterns: &[Pattern]) {
         let mut current = self.patterns.lock().unwrap_or_else(PoisonError::into_inner);

@@ -31,7 +31,7 @@ pub(super) enum Request {
     Write(Vec<Result<Change>>, oneshot::Sender<Result<Vec<Result<Written>>>>),
     FindAndUpdate(Box<FindAndUpdate>, oneshot::Sender<Result<Option<Document>>>),
     /// One piece of cleaning up; answers how many documents it removed.
-    Sweep(sweep::Piece, oneshot::Sender<Result<u64>>),
+    Sweep(Arc<sweep::Piece>, oneshot::Sender<Result<u64>>),
     /// Write everything into the file itself and end.
     Close(oneshot::Sender<()>),
 }

@@ -84,7 +84,7 @@ fn operand(value: &Bson) -> Result<RawBson> {
     RawBson::try_from(value.clone()).map_err(|error| bad(error.to_string()))
 }
 
-pub(in crate::store::query) fn operator_tests(operators: &Document, depth: usize) -> Result<Vec<Test>> {
+fn operator_tests(operators: &Document, depth: usize) -> Result<Vec<Test>> {
     if depth > DEEPEST {
         return Err(bad(format!("filter is nested deeper than {DEEPEST}")));
     }

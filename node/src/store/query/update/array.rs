@@ -1,11 +1,11 @@
 //! The operators that change arrays.
 
-use bson::{Bson, RawBson, RawDocumentBuf};
+use bson::{Bson, RawDocumentBuf};
 
 use super::step::{self, Step};
 use super::{Effect, bad, compare_bson};
 use crate::store::Result;
-use crate::store::query::filter::{Filter, Test};
+use crate::store::query::filter::Filter;
 use crate::store::query::path::Path;
 use crate::store::query::sort::{Direction, SortKey, SortOrder};
 
@@ -24,14 +24,15 @@ pub(super) struct Push {
 #[derive(Clone, Debug)]
 pub(super) struct ElementOrder(SortOrder);
 
-const ELEMENT: &str = "element";
+pub(super) const ELEMENT: &str = "element";
 
 /// Which elements `$pull` takes away.
 #[derive(Clone, Debug)]
 pub(super) enum Pull {
     Equal(Bson),
     Documents(Filter),
-    Passing(Vec<Test>),
+    /// The filter is about the element as the one field of a document.
+    Passing(Filter),
 }
 
 /// An array to change: one that is there, or one to be made.
@@ -146,9 +147,7 @@ impl ElementOrder {
     fn sort(&self, array: &mut Vec<Bson>) -> Result<bool> {
         let mut keyed = Vec::with_capacity(array.len());
         for element in array.drain(..) {
-            let whole = bson::doc! {ELEMENT: element.clone()};
-            let raw = RawDocumentBuf::try_from(&whole).map_err(|error| bad(error.to_string()))?;
-            keyed.push((self.0.key(&raw), element));
+            keyed.push((self.0.key(&alone(&element)?), element));
         }
         let in_order = |a: &(SortKey, Bson), b: &(SortKey, Bson)| self.0.compare(&a.0, &b.0);
         let moved = !keyed.is_sorted_by(|a, b| in_order(a, b).is_le());
@@ -194,12 +193,14 @@ impl Pull {
                 }
                 _ => Ok(false),
             },
-            Self::Passing(tests) => {
-                let raw = RawBson::try_from(element.clone()).map_err(|error| bad(error.to_string()))?;
-                Ok(tests.iter().all(|test| test.accepts_value(raw.as_raw_bson_ref())))
-            }
+            Self::Passing(filter) => Ok(filter.matches(&alone(element)?)),
         }
     }
+}
+
+/// A document with the element as its one field.
+fn alone(element: &Bson) -> Result<RawDocumentBuf> {
+    RawDocumentBuf::try_from(&bson::doc! {ELEMENT: element.clone()}).map_err(|error| bad(error.to_string()))
 }
 
 pub(super) fn pull_all(array: Option<&mut Vec<Bson>>, values: &[Bson]) -> Result<Effect> {

@@ -2,11 +2,11 @@
 
 use bson::{Bson, Document};
 
-use super::array::{ElementOrder, Pull, Push};
+use super::array::{ELEMENT, ElementOrder, Pull, Push};
 use super::step::{self, Step};
 use super::{Action, Change, Update};
 use crate::store::Result;
-use crate::store::query::filter::{Filter, is_operators, operator_tests};
+use crate::store::query::filter::{Filter, is_operators};
 use crate::store::query::sort::Direction;
 use crate::store::query::{SortOrder, bad};
 
@@ -197,12 +197,11 @@ fn each(operand: &Bson) -> Result<Option<(Vec<Bson>, &Document)>> {
 }
 
 fn pull(operand: &Bson) -> Result<Pull> {
+    let alone = || Filter::compile(&bson::doc! {ELEMENT: operand.clone()});
     match operand {
-        Bson::Document(operators) if is_operators(operators) && !is_logic(operators) => {
-            operator_tests(operators, 0).map(Pull::Passing)
-        }
+        Bson::Document(operators) if is_operators(operators) && !is_logic(operators) => alone().map(Pull::Passing),
         Bson::Document(filter) => Filter::compile(filter).map(Pull::Documents),
-        Bson::RegularExpression(_) => operator_tests(&bson::doc! {"$regex": operand.clone()}, 0).map(Pull::Passing),
+        Bson::RegularExpression(_) => alone().map(Pull::Passing),
         value => Ok(Pull::Equal(value.clone())),
     }
 }
@@ -211,7 +210,7 @@ fn is_logic(operators: &Document) -> bool {
     operators
         .keys()
         .next()
-        .is_some_and(|key| matches!(key.as_str(), "$and" | "$or" | "$nor"))
+        .is_some_and(|key| matches!(key.as_str(), "$and" | "$or" | "$nor" | "$not"))
 }
 
 fn whole(value: &Bson) -> Option<i64> {

@@ -78,40 +78,76 @@ pub(super) fn text(path: &[Step]) -> String {
     names.join(".")
 }
 
-/// The value at a path that passes no array.
+/// The value at a path.
+///
+/// # Errors
+/// It is in an array, or something that holds no fields is in the way.
 pub(super) fn read<'d>(document: &'d Document, path: &[Step]) -> Result<Option<&'d Bson>> {
-    let mut current = document;
-    let Some((last, way)) = path.split_last() else {
+    let Some((first, rest)) = path.split_first() else {
         return Ok(None);
     };
-    for step in way {
-        match current.get(step.name()) {
-            Some(Bson::Document(inner)) => current = inner,
-            Some(Bson::Array(_)) => {
+    let mut current = document.get(first.name());
+    let mut in_array = false;
+    let mut passed = first;
+    for step in rest {
+        current = match (current, step) {
+            (None, _) => return Ok(None),
+            (Some(Bson::Document(inner)), step) => inner.get(step.name()),
+            (Some(Bson::Array(inner)), Step::Name(_, Some(index))) => {
+                in_array = true;
+                inner.get(*index)
+            }
+            (Some(other), _) => {
                 return Err(bad(format!(
-                    "The field '{}' is an array and can't be renamed through",
-                    step.name()
+                    "cannot use the part ({} of {}) to traverse the element ({other})",
+                    passed.name(),
+                    text(path)
                 )));
             }
-            _ => return Ok(None),
+        };
+        passed = step;
+    }
+    match current {
+        Some(_) if in_array => Err(bad(format!("'{}' may not be an array element", text(path)))),
+        found => Ok(found),
+    }
+}
+
+/// True if an array is on the way to the path's end.
+pub(super) fn passes_array(document: &Document, path: &[Step]) -> bool {
+    let mut current = document;
+    for step in path.iter().rev().skip(1).rev() {
+        match current.get(step.name()) {
+            Some(Bson::Document(inner)) => current = inner,
+            other => return matches!(other, Some(Bson::Array(_))),
         }
     }
-    Ok(current.get(last.name()))
+    false
+}
+
+/// What happens where a path leads nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// The way is made; a value that can't hold fields is an error.
+    Make,
+    /// Nothing is done; a value that can't hold fields is an error all the same.
+    Skip,
+    /// Nothing is done, whatever stands in the way.
+    SkipAll,
 }
 
 type Edit<'a> = &'a mut dyn FnMut(Option<&mut Bson>) -> Result<Effect>;
 
-/// Lets `edit` change what is at `path`. With `create`, missing fields are made on the way; else nothing happens where
-/// the path leads nowhere. Answers whether anything changed.
-pub(super) fn edit(document: &mut Document, path: &[Step], create: bool, edit: Edit<'_>) -> Result<bool> {
+/// Lets `edit` change what is at `path`. Answers whether anything changed.
+pub(super) fn edit(document: &mut Document, path: &[Step], missing: Missing, edit: Edit<'_>) -> Result<bool> {
     let Some((first, rest)) = path.split_first() else {
         return Ok(false);
     };
     let name = first.name();
     if !rest.is_empty() {
         return match document.get_mut(name) {
-            Some(inner) => descend(inner, name, rest, create, edit),
-            None if create => make(rest, edit, &mut |value| {
+            Some(inner) => descend(inner, name, rest, missing, edit),
+            None if missing == Missing::Make => make(rest, edit, &mut |value| {
                 document.insert(name, value);
             }),
             None => Ok(false),
@@ -128,11 +164,11 @@ pub(super) fn edit(document: &mut Document, path: &[Step], create: bool, edit: E
     }
 }
 
-fn descend(inner: &mut Bson, name: &str, rest: &[Step], create: bool, edit: Edit<'_>) -> Result<bool> {
+fn descend(inner: &mut Bson, name: &str, rest: &[Step], missing: Missing, edit: Edit<'_>) -> Result<bool> {
     match inner {
-        Bson::Document(inner) => self::edit(inner, rest, create, edit),
-        Bson::Array(inner) => edit_array(inner, name, rest, create, edit),
-        _ if !create => Ok(false),
+        Bson::Document(inner) => self::edit(inner, rest, missing, edit),
+        Bson::Array(inner) => edit_array(inner, name, rest, missing, edit),
+        _ if missing == Missing::SkipAll => Ok(false),
         other => Err(bad(format!(
             "Cannot create field '{}' in element {{{name}: {other}}}",
             rest.first().map_or("", Step::name)
@@ -143,20 +179,20 @@ fn descend(inner: &mut Bson, name: &str, rest: &[Step], create: bool, edit: Edit
 /// Fills a missing field with the documents that lead to the path's end.
 fn make(rest: &[Step], edit: Edit<'_>, put: &mut dyn FnMut(Bson)) -> Result<bool> {
     let mut made = Document::new();
-    let changed = self::edit(&mut made, rest, true, edit)?;
+    let changed = self::edit(&mut made, rest, Missing::Make, edit)?;
     if changed {
         put(Bson::Document(made));
     }
     Ok(changed)
 }
 
-fn edit_array(array: &mut Vec<Bson>, name: &str, path: &[Step], create: bool, edit: Edit<'_>) -> Result<bool> {
+fn edit_array(array: &mut Vec<Bson>, name: &str, path: &[Step], missing: Missing, edit: Edit<'_>) -> Result<bool> {
     let Some((first, rest)) = path.split_first() else {
         return Ok(false);
     };
     let index = match first {
         Step::Name(_, Some(index)) => *index,
-        _ if !create => return Ok(false),
+        _ if missing == Missing::SkipAll => return Ok(false),
         other => {
             return Err(bad(format!(
                 "Cannot create field '{}' in element {{{name}: an array}}",
@@ -164,7 +200,7 @@ fn edit_array(array: &mut Vec<Bson>, name: &str, path: &[Step], create: bool, ed
             )));
         }
     };
-    if index >= array.len() && !create {
+    if index >= array.len() && missing != Missing::Make {
         return Ok(false);
     }
     if index > array.len() + LARGEST_GAP {
@@ -172,7 +208,7 @@ fn edit_array(array: &mut Vec<Bson>, name: &str, path: &[Step], create: bool, ed
     }
     if !rest.is_empty() {
         return match array.get_mut(index) {
-            Some(inner) => descend(inner, first.name(), rest, create, edit),
+            Some(inner) => descend(inner, first.name(), rest, missing, edit),
             None => make(rest, edit, &mut |value| put_at(array, index, value)),
         };
     }
