@@ -276,6 +276,7 @@ impl Node {
                 restart: Arc::clone(&restart),
                 presence: Arc::clone(&presence),
                 tables: Arc::clone(&tables),
+                keystore: Arc::clone(&keystore),
             });
             let source = Arc::clone(&keystore);
             let tls: Option<api::TlsSource> = match config.api.protocol {

@@ -26,7 +26,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ServerConfig};
 use tracing::warn;
 
-pub use self::follow::follow;
+pub use self::follow::{follow, refresh};
 pub use self::start::{StartError, start, watch_files};
 use crate::clock::Clock;
 use crate::crypto::certificate::{self, Certificate, CertificateError};

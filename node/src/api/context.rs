@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::cluster::Presence;
 use crate::config;
 use crate::crypto::password::Remembered;
+use crate::keystore::{self, LiveKeystore};
 use crate::metrics::prometheus::Prometheus;
 use crate::notify;
 use crate::store::{Collection, SharedStore, Store};
@@ -60,6 +61,8 @@ pub struct Parts {
     pub presence: Arc<Presence>,
     /// Told when channels or clients have changed.
     pub tables: Arc<Keeper>,
+    /// Told when the keystore has changed.
+    pub keystore: Arc<LiveKeystore>,
 }
 
 /// What all requests share.
@@ -75,6 +78,7 @@ pub struct Api {
     pub(super) restart: Arc<Notify>,
     pub(super) presence: Arc<Presence>,
     tables: Arc<Keeper>,
+    pub(super) keystore: Arc<LiveKeystore>,
     pub(super) logins: LoginLimit,
     /// Passwords that were verified against slow hashes.
     pub(super) remembered: Remembered,
@@ -98,6 +102,7 @@ impl Api {
             restart: parts.restart,
             presence: parts.presence,
             tables: parts.tables,
+            keystore: parts.keystore,
             logins: LoginLimit::default(),
             remembered: Remembered::new(),
             bodies: Room::default(),
@@ -113,12 +118,16 @@ impl Api {
 
     /// Has a change of these documents count at once on this node.
     pub(super) async fn changed(&self, what: Collection) {
-        if matches!(what, Collection::Channels | Collection::Clients)
-            && let Err(error) = self.tables.refresh().await
-        {
+        let refreshed: Result<(), Box<dyn std::error::Error + Send + Sync>> = match what {
+            Collection::Channels | Collection::Clients => self.tables.refresh().await.map_err(Into::into),
+            Collection::Keystores => keystore::refresh(&self.keystore, &self.store).await.map_err(Into::into),
+            // Users and roles are read at each request.
+            _ => Ok(()),
+        };
+        if let Err(error) = refreshed {
             tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "A change is in force only when the store answers"
+                error = &*error,
+                "A change is in force only when the store answers: {error}"
             );
         }
     }

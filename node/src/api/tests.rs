@@ -20,7 +20,7 @@ mod transactions;
 mod users;
 mod visualizers;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bson::oid::ObjectId;
@@ -37,6 +37,8 @@ use super::server::{self, Peer, Service};
 use crate::audit::Auditor;
 use crate::clock::{Clock, ManualClock, Millis};
 use crate::config::{AuditEvents, Config};
+use crate::crypto::certificate::{Pair, SelfSigned};
+use crate::keystore::{Keystore, LiveKeystore, cert_document};
 use crate::model::role::Permission;
 use crate::notify::email::{Mail, MailError};
 use crate::notify::{Message, Notify, NotifyError};
@@ -342,9 +344,19 @@ async fn service(store: &SharedStore, clock: &Arc<ManualClock>, mailbox: &Arc<Ma
             restart: Arc::default(),
             presence: Arc::default(),
             tables: Arc::new(tables),
+            keystore: live_keystore(clock),
         }),
         routes: super::routes().into(),
     }
+}
+
+/// A keystore in use; its pair is made once for all tests, because that takes a while.
+fn live_keystore(clock: &Arc<ManualClock>) -> Arc<LiveKeystore> {
+    static PAIR: OnceLock<Pair> = OnceLock::new();
+    let pair = PAIR.get_or_init(|| SelfSigned::default().generate(NOW).unwrap());
+    let stored = doc! {"cert": cert_document(&pair.certificate).unwrap(), "key": &pair.key, "ca": []};
+    let keystore = Keystore::from_stored(&crate::model::keystore::Keystore::from_document(&stored)).unwrap();
+    Arc::new(LiveKeystore::new(keystore, clock.clone()).unwrap())
 }
 
 /// Keeps the messages that would have been sent.

@@ -3,6 +3,7 @@
 //! Transactions are shown as they are stored. How much of one a caller sees depends on the roles: who may see every
 //! channel chooses, others get what their channels' lists allow.
 
+mod events;
 mod read;
 mod write;
 

@@ -33,6 +33,17 @@ pub async fn follow(live: Arc<LiveKeystore>, store: SharedStore, every: Duration
     }
 }
 
+/// Puts the stored keystore to use now. A pair that cannot be used is reported, and the present one stays.
+///
+/// # Errors
+/// The store does not answer.
+pub async fn refresh(live: &LiveKeystore, store: &SharedStore) -> Result<()> {
+    if let Some(document) = store.one(Collection::Keystores, doc! {}).await? {
+        put_to_use(live, &document);
+    }
+    Ok(())
+}
+
 fn put_to_use(live: &LiveKeystore, document: &Document) {
     match live.update(&Stored::from_document(document)) {
         Ok(()) => info!("The keystore was read and is in use"),

@@ -233,3 +233,14 @@ async fn permissions_and_watched_files_are_respected() {
         .await
         .is(403, &denied("restartService"));
 }
+
+#[tokio::test]
+async fn a_trusted_certificate_is_trusted_at_once() {
+    let (api, _) = with_keystore().await;
+    let root = api.log_in(ROOT).await;
+    let certificate = pair("clinic").certificate;
+    root.post("/keystore/ca/cert", &json!({"cert": certificate}))
+        .await
+        .is(201, "Created");
+    assert_eq!(api.service.api.keystore.load().trusted_named("clinic").count(), 1);
+}

@@ -364,3 +364,63 @@ async fn an_error_reported_by_a_mediator_queues_a_retry_only_for_who_may_report(
         true
     );
 }
+
+#[tokio::test]
+async fn a_transaction_that_is_added_has_six_events_and_a_change_has_its_own() {
+    let api = TestApi::start().await;
+    let root = api.log_in(ROOT).await;
+    add_channel(
+        &api,
+        CHANNEL,
+        doc! {"routes": [{"name": "test route", "primary": true}]},
+    )
+    .await;
+    let at = "2014-06-09T11:17:25.929Z";
+    let half = |name: &str| json!({"name": name, "request": {"path": "/api/test", "timestamp": at}, "response": {"status": 200, "timestamp": at}});
+    let body = json!({
+        "_id": "111111111111111111111111", "channelID": "080808080808080808080808", "status": "Processing",
+        "request": {"path": "/api/test", "timestamp": at}, "response": {"status": 500, "timestamp": at},
+        "routes": [half("dummy-route")], "orchestrations": [half("dummy-orchestration")],
+    });
+    root.post("/transactions", &body).await.is(201, "Created");
+
+    let stored = api.stored(Collection::Events, doc! {}).await;
+    let mut seen: Vec<_> = stored
+        .iter()
+        .map(|event| {
+            let text = |field| event.get_str(field).unwrap_or_default();
+            format!(
+                "{}-{}-{} {}",
+                text("type"),
+                text("name"),
+                text("event"),
+                text("statusType")
+            )
+        })
+        .collect();
+    seen.sort();
+    assert_eq!(
+        seen,
+        [
+            "orchestration-dummy-orchestration-end success",
+            "orchestration-dummy-orchestration-start ",
+            "primary-test route-end error",
+            "primary-test route-start ",
+            "route-dummy-route-end success",
+            "route-dummy-route-start ",
+        ]
+    );
+    assert!(stored.iter().all(|event| event.get_object_id("transactionID").is_ok()));
+
+    let change = json!({"orchestrations": [half("late")]});
+    assert_eq!(
+        root.put("/transactions/111111111111111111111111", &change).await.status,
+        200
+    );
+    let late = api.stored(Collection::Events, doc! {"name": "late"}).await;
+    assert_eq!(late.len(), 2);
+    assert!(
+        late.iter()
+            .all(|event| event.get("transactionID") == Some(&bson::Bson::Null))
+    );
+}

@@ -4,6 +4,7 @@ use bson::oid::ObjectId;
 use bson::{Bson, Document, doc};
 use http::StatusCode;
 
+use super::events;
 use crate::api::auth::Caller;
 use crate::api::context::{Api, Call};
 use crate::api::error::{self, Doing, Fault};
@@ -31,7 +32,7 @@ pub(in crate::api) async fn create(call: Call, caller: Caller) -> Answer {
         .map(|id| id.to_hex())
         .unwrap_or_default();
     tracing::info!("User {} created transaction with id {id}", caller.email());
-    store_events(api, &transaction, transaction.get("channelID")).await;
+    events::store(api, &transaction, transaction.get("channelID")).await;
     Ok(Reply::phrase(StatusCode::CREATED))
 }
 
@@ -94,12 +95,9 @@ async fn apply(call: &Call, stored: &Document) -> Result<(), Fault> {
         api.store().update(Collection::Transactions, wanted, update).await?;
     }
     let channel = set.get("channelID").or_else(|| stored.get("channelID"));
-    store_events(api, &set, channel).await;
+    events::store(api, &set, channel).await;
     Ok(())
 }
-
-/// Stores what the visualizer shows of a transaction, or of changes to one; never fails.
-async fn store_events(_api: &Api, _transaction: &Document, _channel: Option<&Bson>) {}
 
 /// Has a failed transaction tried again later, unless it was tried often enough; true if so.
 async fn queue_for_retry(api: &Api, transaction: &Document) -> Result<bool, Fault> {
