@@ -1,6 +1,6 @@
 //! The one task that may change anything: wishes in, difference, snapshots out.
 //!
-//! It owns the [`State`](state::State), which decides, and carries out what that says: it binds and closes listeners, sends
+//! It owns the [`State`], which decides, and carries out what that says: it binds and closes listeners, sends
 //! probes, ends connections, reads files. Everyone else sends it a [`Message`] and reads what it publishes.
 
 pub mod admin;

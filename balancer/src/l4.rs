@@ -1,7 +1,7 @@
 //! The life of a TCP connection on one screen.
 //!
 //! [`listen`](crate::listen) accepted it and holds its permit. Here it is admitted, a backend is chosen and connected,
-//! another one if that fails, and then [`relay`](crate::relay) carries its bytes. At the end there is one log line.
+//! another one if that fails, and then [`mod@relay`] carries its bytes. At the end there is one log line.
 //!
 //! After a byte was sent to a backend nothing is ever sent to another one: a message must not arrive twice. Nothing here
 //! changes what other connections see, but for counters and reports of failed connects.

@@ -95,7 +95,9 @@ async fn fill(store: &SharedStore, rows: i64) {
             document: transaction(*number),
         };
         let outcomes = store.write(chunk.iter().map(insert).collect()).await.unwrap();
-        outcomes.into_iter().for_each(|outcome| drop(outcome.unwrap()));
+        for outcome in outcomes {
+            outcome.unwrap();
+        }
     }
 }
 

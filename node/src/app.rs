@@ -473,8 +473,8 @@ impl Addresses {
 fn jobs(config: &Config, store: &SharedStore, notifier: &Arc<dyn notify::Notify>) -> Vec<Arc<dyn Job>> {
     let outbox = Arc::new(Outbox::new(Arc::clone(store), Arc::clone(notifier)));
     let mut jobs: Vec<Arc<dyn Job>> = vec![Arc::new(SendWaiting(Arc::clone(&outbox)))];
-    jobs.extend(BodyCull::new(Arc::clone(store), &config.body_cull));
-    jobs.extend(Alerts::new(Arc::clone(store), Arc::clone(&outbox), &config.alerts));
+    jobs.extend(BodyCull::job(Arc::clone(store), &config.body_cull));
+    jobs.extend(Alerts::job(Arc::clone(store), Arc::clone(&outbox), &config.alerts));
     jobs.extend(Reports::jobs(store, &outbox, &config.reports, &config.alerts));
     jobs
 }

@@ -3,7 +3,7 @@
 //! Each section is handed down by value to the part that uses it; nobody below [`crate::app`] sees the whole.
 //! The field names are OpenHIM's keys (camel case in files, `a_b_c` in the environment); the defaults are in
 //! `config/default.json`, embedded into the binary. This file has the shapes only: where a value came from and how
-//! layers are merged and checked is [`load`]'s job.
+//! layers are merged and checked is [`mod@load`]'s job.
 
 mod check;
 mod document;
@@ -85,7 +85,7 @@ pub struct Mongo {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Store {
-    /// `sqlite://PATH` or `mongodb://…`. Filled in by [`load`] when absent: `mongo.url` if that was given, else
+    /// `sqlite://PATH` or `mongodb://…`. Filled in by [`mod@load`] when absent: `mongo.url` if that was given, else
     /// `sqlite://openhim-data/openhim.db`.
     pub url: Option<String>,
     pub durability: Durability,

@@ -1,7 +1,7 @@
 //! Server identity and trusted certificates: builds TLS configurations and swaps them while serving.
 //!
 //! The stored document becomes a [`Keystore`], an immutable snapshot; [`LiveKeystore`] shows the present one to listeners
-//! and routes. [`start`] makes the document on a first start and reads certificate files, [`follow`] watches the store.
+//! and routes. [`mod@start`] makes the document on a first start and reads certificate files, [`mod@follow`] watches the store.
 //!
 //! A client certificate is asked for and never required: a handshake succeeds without one and with an unknown one, and
 //! [`LiveKeystore::client_certificate`] says afterwards whom it identifies. A key that does not fit its certificate is

@@ -344,12 +344,15 @@ async fn recorded_in_mongo(prefix: &str) -> HashMap<String, Vec<(String, String)
     found
 }
 
+/// A path, and the status that came back for it or why none did.
+type Sent = (String, Result<u16, String>);
+
 /// Eight clients that send without a pause until told to stop.
 struct Load {
     prefix: String,
     stop: Arc<AtomicBool>,
     done: Arc<AtomicU64>,
-    workers: Vec<JoinHandle<Vec<(String, Result<u16, String>)>>>,
+    workers: Vec<JoinHandle<Vec<Sent>>>,
 }
 
 const WORKERS: usize = 8;
@@ -402,7 +405,7 @@ impl Load {
 
     /// Ends the load. Answers with the requests that failed, after checking that every other one was delivered once
     /// and recorded once, and that the store has a final status for each it knows.
-    fn finish(self, site: &Site, was_killed: bool) -> Vec<(String, Result<u16, String>)> {
+    fn finish(self, site: &Site, was_killed: bool) -> Vec<Sent> {
         self.stop.store(true, Ordering::Relaxed);
         let outcomes: Vec<_> = self
             .workers
@@ -579,13 +582,13 @@ fn nodes_join_and_leave_under_load(site: &Site) {
 fn a_new_channel_is_in_force_everywhere(site: &Site) {
     assert_eq!(site.create_channel("New", "^/new$", &[]).status, 201);
     let created = Instant::now();
-    for index in 0..NODES.len() {
+    for (index, name) in NODES.iter().enumerate() {
         let address = SocketAddr::from((node_address(index), 5000));
         while site.send_to(address, "/new").map(|answer| answer.status).ok() != Some(200) {
             assert!(
                 created.elapsed() < Duration::from_millis(1500),
                 "{} does not know the channel",
-                NODES[index]
+                name
             );
         }
     }

@@ -1,6 +1,6 @@
 //! The life of a datagram flow: who is let in, who serves it, and what is left in the end.
 //!
-//! [`udp`](super::udp) moves the datagrams; here is what it asks.
+//! [`udp`] moves the datagrams; here is what it asks.
 
 use std::io;
 use std::net::SocketAddr;

@@ -2,7 +2,7 @@
 //!
 //! A read goes into the thread's scratch buffer and straight out again; only what the sink does not take is copied
 //! into memory of the lane's own, and nothing more is read until it is gone: that is all the back-pressure there is.
-//! A lane that keeps reading large pieces between two plain sockets turns to [`splice`](super::splice), and back when
+//! A lane that keeps reading large pieces between two plain sockets turns to [`splice`], and back when
 //! the pieces become small.
 
 use std::cell::RefCell;

@@ -48,7 +48,7 @@ struct Subject<'a> {
 
 impl Alerts {
     /// The job, if the settings want it.
-    pub fn new(store: SharedStore, outbox: Arc<Outbox>, settings: &config::Alerts) -> Option<Arc<dyn Job>> {
+    pub fn job(store: SharedStore, outbox: Arc<Outbox>, settings: &config::Alerts) -> Option<Arc<dyn Job>> {
         let interval = format!("{} minutes", settings.poll_period_minutes);
         let job = || {
             Arc::new(Self {

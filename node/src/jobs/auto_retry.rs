@@ -50,7 +50,7 @@ struct Due {
 
 impl AutoRetry {
     /// The job. It always exists, because channels switch retrying on and off.
-    pub fn new(store: SharedStore) -> Arc<dyn Job> {
+    pub fn job(store: SharedStore) -> Arc<dyn Job> {
         Arc::new(Self { store })
     }
 

@@ -34,7 +34,7 @@ pub struct BodyCull {
 
 impl BodyCull {
     /// The job, if the settings want it.
-    pub fn new(store: SharedStore, settings: &config::BodyCull) -> Option<Arc<dyn Job>> {
+    pub fn job(store: SharedStore, settings: &config::BodyCull) -> Option<Arc<dyn Job>> {
         let interval = format!("{} minutes", settings.poll_period_mins);
         settings
             .enabled

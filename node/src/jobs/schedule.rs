@@ -81,15 +81,14 @@ fn interval(text: &str) -> Option<Duration> {
     let text = text.to_lowercase().replace(',', " ");
     let mut words = text.split_whitespace().filter(|word| *word != "and");
     let mut total = 0.0;
-    loop {
-        let Some(word) = words.next() else { break };
+    while let Some(word) = words.next() {
         let (count, unit) = match number(word) {
             Some(count) => (count, words.next()?),
             None => split_number(word)?,
         };
         total += count * unit_seconds(unit)?;
     }
-    (total >= 0.001 && total < 1e10).then(|| Duration::from_secs_f64(total))
+    (0.001..1e10).contains(&total).then(|| Duration::from_secs_f64(total))
 }
 
 fn number(word: &str) -> Option<f64> {

@@ -224,7 +224,7 @@ async fn culling_takes_every_old_body_of_the_channel_and_nothing_else() {
     ] {
         fixture.insert(Collection::Transactions, aged(of, id, age)).await;
     }
-    let job = BodyCull::new(Arc::clone(&fixture.store), &config::Config::defaults().body_cull).expect("switched on");
+    let job = BodyCull::job(Arc::clone(&fixture.store), &config::Config::defaults().body_cull).expect("switched on");
 
     job.run(run_at(NOW)).await.expect("a run");
 
@@ -273,7 +273,7 @@ async fn culling_leaves_alone_what_is_older_than_the_last_run_of_openhim() {
         .insert(Collection::Transactions, aged(channel, between, 3 * DAY))
         .await;
 
-    let job = BodyCull::new(Arc::clone(&fixture.store), &config::Config::defaults().body_cull).expect("switched on");
+    let job = BodyCull::job(Arc::clone(&fixture.store), &config::Config::defaults().body_cull).expect("switched on");
     job.run(run_at(NOW)).await.expect("a run");
 
     assert_eq!(fixture.transaction(before).await, aged(channel, before, 5 * DAY));
@@ -349,7 +349,7 @@ async fn retries_wait_for_their_period_and_become_one_task() {
     let also_due = fixture.queue(slow, 59 * MINUTE, None).await;
     fixture.queue(slow, 58 * MINUTE, None).await;
 
-    let data = AutoRetry::new(Arc::clone(&fixture.store)).run(run_at(NOW)).await;
+    let data = AutoRetry::job(Arc::clone(&fixture.store)).run(run_at(NOW)).await;
 
     assert!(data.is_ok());
     let tasks = fixture.tasks().await;
@@ -370,7 +370,7 @@ async fn a_destination_that_stays_down_gets_one_probe_and_longer_pauses() {
         fixture.queue(channel, 2 * MINUTE, Some(3)).await;
     }
     fixture.queue(channel, 30 * MINUTE, Some(9)).await;
-    let job = AutoRetry::new(Arc::clone(&fixture.store));
+    let job = AutoRetry::job(Arc::clone(&fixture.store));
 
     job.run(run_at(NOW)).await.expect("a run");
     assert_eq!(fixture.tasks().await.concat().len(), 1, "one probe, not twenty-one");
@@ -396,7 +396,7 @@ async fn what_a_dead_run_had_claimed_is_finished_and_not_doubled() {
         .update(Collection::AutoRetries, doc! {}, claim)
         .await
         .expect("claimed");
-    let job = AutoRetry::new(Arc::clone(&fixture.store));
+    let job = AutoRetry::job(Arc::clone(&fixture.store));
 
     job.run(run_at(NOW)).await.expect("a run");
     job.run(run_at(NOW)).await.expect("a run");
@@ -418,7 +418,7 @@ async fn switching_retries_off_drains_the_queue() {
         .await
         .expect("changed");
 
-    AutoRetry::new(Arc::clone(&fixture.store))
+    AutoRetry::job(Arc::clone(&fixture.store))
         .run(run_at(NOW))
         .await
         .expect("a run");

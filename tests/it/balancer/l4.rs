@@ -77,13 +77,12 @@ async fn a_refused_connect_goes_to_another_backend_inside_the_same_connection() 
         .iter()
         .find(|it| it.address == dead.to_string())
         .expect("still listed");
+    // One connect finds out; a few more may be under way before the word has spread.
+    let refused = counted.connect_errors;
+    assert!((1..=10).contains(&refused), "{refused}");
     assert_eq!(
-        (
-            counted.connect_errors,
-            counted.redispatched,
-            report.services[0].redispatched
-        ),
-        (1, 1, 1)
+        (counted.redispatched, report.services[0].redispatched),
+        (refused, refused)
     );
 }
 

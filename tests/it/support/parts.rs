@@ -3,6 +3,10 @@
 use std::path::{Path, PathBuf};
 
 /// Says that a test is skipped because of what is missing; a failure where all parts are required, as in `./check`.
+#[expect(
+    clippy::print_stdout,
+    reason = "whoever runs the tests should see what was not tested"
+)]
 pub(crate) fn skip(missing: &str) {
     let required = std::env::var("OPENHIM_TEST_PARTS").is_ok_and(|value| value == "required");
     assert!(!required, "this test needs {missing}");

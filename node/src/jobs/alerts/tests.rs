@@ -45,7 +45,7 @@ impl Fixture {
         let town = Arc::new(Town::default());
         let outbox = Arc::new(Outbox::new(Arc::clone(&store), Arc::clone(&town) as _));
         let settings = config::Config::defaults().alerts;
-        let job = Alerts::new(Arc::clone(&store), Arc::clone(&outbox), &settings).expect("switched on");
+        let job = Alerts::job(Arc::clone(&store), Arc::clone(&outbox), &settings).expect("switched on");
         let channel = ObjectId::new();
         let document = doc! {
             "_id": channel, "name": "Lab <results>", "urlPattern": "x", "status": "enabled", "alerts": alerts,

@@ -126,10 +126,11 @@ impl Chance {
             };
             match path.split_once('.') {
                 None => drop(document.insert(*path, value)),
-                Some((outer, inner)) => match document.entry(outer).or_insert_with(|| doc! {}.into()) {
-                    Bson::Document(fields) => drop(fields.insert(inner, value)),
-                    _ => {}
-                },
+                Some((outer, inner)) => {
+                    if let Bson::Document(fields) = document.entry(outer).or_insert_with(|| doc! {}.into()) {
+                        fields.insert(inner, value);
+                    }
+                }
             }
         }
         if of_any_kind && self.one_in(6) {
