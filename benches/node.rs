@@ -136,11 +136,11 @@ fn start_node(
 
 fn set_up(api: SocketAddr, backend: SocketAddr) {
     let client = serde_json::json!({
-        "clientID": "bench", "name": "Bench", "roles": ["bench"], "passwordAlgorithm": "sha512",
+        "clientID": "bench", "name": "Bench", "roles": ["benches"], "passwordAlgorithm": "sha512",
         "passwordSalt": "salt", "passwordHash": sha512_hex("benchsalt"),
     });
     let channel = serde_json::json!({
-        "name": "Bench", "urlPattern": "^/bench/.*$", "methods": ["POST"], "allow": ["bench"],
+        "name": "Bench", "urlPattern": "^/bench/.*$", "methods": ["POST"], "allow": ["benches"],
         "routes": [{ "name": "backend", "host": backend.ip().to_string(), "port": backend.port(), "primary": true }],
     });
     let root = Some(("root@openhim.org", "openhim-password"));
