@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -102,6 +103,18 @@ pub fn as_problems(errors: Vec<BindError>) -> Problems {
     Problems(errors.into_iter().map(problem).collect())
 }
 
+/// A listener of ours that was closed a moment ago goes when its threads come round to it, so an address in use gets a
+/// fifth of a second to become free.
+fn bind_patiently(want: &Want, threads: usize) -> io::Result<Vec<Listener>> {
+    for _ in 0..20 {
+        match listen::bind(want.mode, want.address, threads) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => std::thread::sleep(Duration::from_millis(10)),
+            outcome => return outcome,
+        }
+    }
+    listen::bind(want.mode, want.address, threads)
+}
+
 impl Ports {
     /// Binds those addresses that are wanted and not open; sockets that were inherited come first.
     ///
@@ -120,7 +133,7 @@ impl Ports {
         {
             let sockets = inherited.take(want);
             let bound = if sockets.is_empty() {
-                listen::bind(want.mode, want.address, threads)
+                bind_patiently(want, threads)
             } else {
                 listen::complete(want.mode, sockets, threads)
             };

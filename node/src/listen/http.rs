@@ -7,8 +7,11 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use http::HeaderValue;
+use http::header::CONNECTION;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -58,6 +61,9 @@ pub struct Acceptor {
     /// No new connections; those that are open end with their present request.
     pub stop: CancellationToken,
 }
+
+/// What a new connection gets for its first request when the node or the instance stops.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
 impl Acceptor {
     /// Accepts until told to stop. With `tls`, connections are HTTPS.
@@ -152,12 +158,20 @@ impl Acceptor {
         let vitals = Vitals::new();
         let peer = Arc::new(peer);
         let io = TokioIo::new(Watched::new(stream, Arc::clone(&vitals)));
+        let has_begun = AtomicBool::new(false);
         let service = service_fn(|request: http::Request<Incoming>| {
+            has_begun.store(true, Ordering::Relaxed);
             let in_flight = vitals.request();
             let pipeline = Arc::clone(&self.pipeline);
             let peer = Arc::clone(&peer);
             async move {
-                let answer = pipeline.http(request, peer).await;
+                let mut answer = pipeline.http(request, peer).await;
+                if self.stop.is_cancelled() {
+                    answer.headers_mut().remove("keep-alive");
+                    answer
+                        .headers_mut()
+                        .insert(CONNECTION, HeaderValue::from_static("close"));
+                }
                 Ok::<_, Infallible>(answer.map(|body| Guarded::new(body, in_flight)))
             }
         });
@@ -167,7 +181,9 @@ impl Acceptor {
         tokio::pin!(idle);
         let stopping = self.stop.cancelled();
         tokio::pin!(stopping);
-        let mut is_ending = false;
+        let last_call = tokio::time::sleep(KEEP_ALIVE);
+        tokio::pin!(last_call);
+        let (mut is_ending, mut is_called) = (false, false);
         loop {
             tokio::select! {
                 biased;
@@ -177,7 +193,13 @@ impl Acceptor {
                     }
                     return;
                 }
-                () = stopping.as_mut(), if !is_ending => {
+                () = stopping.as_mut(), if !is_ending && !is_called => {
+                    is_called = true;
+                    // Who has just come has a request on the way, and would see its connection end without an answer.
+                    let patience = if has_begun.load(Ordering::Relaxed) { Duration::ZERO } else { FIRST_REQUEST };
+                    last_call.as_mut().reset(tokio::time::Instant::now() + patience);
+                }
+                () = last_call.as_mut(), if is_called && !is_ending => {
                     is_ending = true;
                     connection.as_mut().graceful_shutdown();
                 }

@@ -111,8 +111,10 @@ async fn ipvsadms_words_build_a_service_that_serves() {
 #[tokio::test]
 async fn what_is_saved_can_be_restored() {
     let (one, two) = (Backend::start().await, Backend::start().await);
-    let operated = Operated::start(&[("backends", &list(&[&one, &two])), ("schedule", "wrr")]).await;
-    let listen = operated.running.address();
+    // Not a port of the kernel's choice: another test's connection could take it while it is free.
+    let listen = format!("127.0.0.1:{}", crate::support::free_port());
+    let backends = list(&[&one, &two]);
+    let operated = Operated::start(&[("listen", &listen), ("backends", &backends), ("schedule", "wrr")]).await;
     operated
         .ctl(&format!("-e -t {listen} -r {} -m -w 7 -x 50", two.address))
         .await;
