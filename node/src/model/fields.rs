@@ -6,7 +6,7 @@
 use bson::oid::ObjectId;
 use bson::{Bson, DateTime, Document};
 
-use super::id;
+use super::{date, id};
 
 /// A stored (sub-)document and the ways to read its fields.
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +58,7 @@ impl<'a> Fields<'a> {
     pub(super) fn date(self, key: &str) -> Option<DateTime> {
         match self.value(key)? {
             Bson::DateTime(date) => Some(*date),
-            Bson::String(text) => DateTime::parse_rfc3339_str(text).ok(),
+            Bson::String(text) => date::parse(text).map(DateTime::from_millis),
             other => number(other).map(|millis| DateTime::from_millis(millis as i64)),
         }
     }
@@ -143,6 +143,18 @@ mod tests {
         assert_eq!(Fields(&doc! {"port": 65_536}).port("port"), None);
         assert_eq!(Fields(&doc! {"n": 1.5}).count("n"), None);
         assert_eq!(Fields(&doc! {"n": -1}).count("n"), None);
+    }
+
+    #[test]
+    fn dates_are_read_in_whatever_form_they_were_stored() {
+        let noon = DateTime::from_millis(1_795_347_048_000);
+        let document = doc! {"date": noon, "millis": 1_795_347_048_000_i64, "text": "Sun, 22 Nov 2026 11:30:48 GMT", "word": "soon"};
+        let fields = Fields(&document);
+
+        for key in ["date", "millis", "text"] {
+            assert_eq!(fields.date(key), Some(noon), "{key}");
+        }
+        assert_eq!(fields.date("word"), None);
     }
 
     #[test]
