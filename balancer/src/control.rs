@@ -31,7 +31,7 @@ use crate::listen::Thread;
 use crate::metrics::Report;
 use crate::plan::Endpoint;
 use crate::service::Gate;
-use crate::socket::Source;
+use crate::socket::{FirstBytes, Source};
 
 pub use commands::Order;
 use inherit::{HandOver, Inherited};
@@ -170,7 +170,7 @@ impl Control {
             }
             Effect::Try { target, limit } => {
                 tokio::spawn(async move {
-                    let result = connect(target.address, Source::Any, limit).await;
+                    let result = connect(target.address, Source::Any, FirstBytes::NotYet, limit).await;
                     let result = result
                         .map(|stream| crate::socket::reset_on_close(&stream))
                         .map_err(|error| Failure::unreachable(error.to_string()));

@@ -26,7 +26,7 @@ use crate::plan::{AllDown, ClientIp, Service};
 use crate::relay::{self, Outcome, Side, Terms, relay};
 use crate::service::{ServiceState, is_admitted, is_in};
 use crate::snapshot::Snapshot;
-use crate::socket::{Source, reset_on_close};
+use crate::socket::{FirstBytes, Source, reset_on_close};
 
 use choose::{Choice, Chooser, Chosen};
 use identity::Identity;
@@ -118,7 +118,7 @@ async fn meet(door: Arc<Door>, mut client: TcpStream, peer: SocketAddr) -> Optio
             return None;
         }
     };
-    let Reached { backend, chosen } = match reach(&door, &snapshot, &mut record).await {
+    let Reached { backend, chosen } = match reach(&door, &snapshot, &client, &mut record).await {
         Ok(reached) => reached,
         Err(end) => {
             turn_away(client, policy.all_down).await;
@@ -234,7 +234,7 @@ struct Reached {
 }
 
 /// Finds a backend that takes the connection. Each is tried once; nothing has been sent to any of them.
-async fn reach(door: &Door, snapshot: &Snapshot, record: &mut Record) -> Result<Reached, Ending> {
+async fn reach(door: &Door, snapshot: &Snapshot, client: &TcpStream, record: &mut Record) -> Result<Reached, Ending> {
     let policy = &snapshot.service;
     let mut tried = Vec::new();
     loop {
@@ -243,7 +243,11 @@ async fn reach(door: &Door, snapshot: &Snapshot, record: &mut Record) -> Result<
         let source = source(chosen.client_ip, record.client);
         record.backend = Some(state.address);
         let begun = Instant::now();
-        let result = connect(state.address, source, policy.timeouts.connect).await;
+        let first = match chosen.client_ip {
+            ClientIp::ProxyV1 | ClientIp::ProxyV2 => FirstBytes::Here,
+            ClientIp::None | ClientIp::Transparent => FirstBytes::of(client),
+        };
+        let result = connect(state.address, source, first, policy.timeouts.connect).await;
         record.steps.connect += begun.elapsed();
         let error = match result {
             Ok(backend) => {

@@ -91,8 +91,31 @@ pub enum Source {
     Transparent(IpAddr),
 }
 
+/// Whether there is something to send as soon as a connection is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FirstBytes {
+    /// They are here: the handshake's last packet waits for them, which saves one. Should they not be sent after all, it
+    /// goes out a little later.
+    Here,
+    /// They are not, or nobody knows.
+    NotYet,
+}
+
+impl FirstBytes {
+    /// What `client` has sent so far.
+    pub fn of(client: &TcpStream) -> Self {
+        match rustix::io::ioctl_fionread(client) {
+            Ok(unread) if unread > 0 => Self::Here,
+            _ => Self::NotYet,
+        }
+    }
+}
+
 /// Connects to a backend. The caller sets the time limit.
-pub async fn connect(backend: SocketAddr, source: Source) -> io::Result<TcpStream> {
+///
+/// # Errors
+/// There is no way there, nobody answers, or the source cannot be had.
+pub async fn connect(backend: SocketAddr, source: Source, first: FirstBytes) -> io::Result<TcpStream> {
     let socket = if backend.is_ipv4() {
         TcpSocket::new_v4()?
     } else {
@@ -102,6 +125,9 @@ pub async fn connect(backend: SocketAddr, source: Source) -> io::Result<TcpStrea
         socket.bind(from)?;
     }
     keep_honest(SockRef::from(&socket))?;
+    if first == FirstBytes::Here {
+        rustix::net::sockopt::set_tcp_quickack(&socket, false)?;
+    }
     socket.connect(backend).await
 }
 

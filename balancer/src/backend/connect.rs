@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use crate::socket::{self, Source};
+use crate::socket::{self, FirstBytes, Source};
 
 /// Why a connect failed.
 #[derive(Debug, thiserror::Error)]
@@ -28,8 +28,13 @@ pub enum ConnectError {
 ///
 /// # Errors
 /// As above.
-pub async fn connect(address: SocketAddr, source: Source, limit: Duration) -> Result<TcpStream, ConnectError> {
-    match tokio::time::timeout(limit, socket::connect(address, source)).await {
+pub async fn connect(
+    address: SocketAddr,
+    source: Source,
+    first: FirstBytes,
+    limit: Duration,
+) -> Result<TcpStream, ConnectError> {
+    match tokio::time::timeout(limit, socket::connect(address, source, first)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) if is_local(&error) => Err(ConnectError::Local(error)),
         Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => Err(ConnectError::Silent(limit)),
@@ -80,7 +85,7 @@ mod tests {
             listener.local_addr().expect("bound")
         };
 
-        let error = connect(address, Source::Any, Duration::from_secs(5))
+        let error = connect(address, Source::Any, FirstBytes::NotYet, Duration::from_secs(5))
             .await
             .expect_err("nobody listens");
 
@@ -93,7 +98,7 @@ mod tests {
         let address = listener.local_addr().expect("bound");
         let source = Source::Address(std::net::IpAddr::from([192, 0, 2, 1]));
 
-        let error = connect(address, source, Duration::from_secs(5))
+        let error = connect(address, source, FirstBytes::NotYet, Duration::from_secs(5))
             .await
             .expect_err("not ours");
 

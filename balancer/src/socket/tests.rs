@@ -1,5 +1,7 @@
 use std::net::Ipv4Addr;
 
+use tokio::io::AsyncWriteExt;
+
 use super::*;
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -10,7 +12,7 @@ async fn accepted_sockets_inherit_what_was_asked_of_the_listener() {
     let address = listener.local_addr().unwrap();
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
 
-    let (connected, accepted) = tokio::join!(connect(address, Source::Any), listener.accept());
+    let (connected, accepted) = tokio::join!(connect(address, Source::Any, FirstBytes::NotYet), listener.accept());
 
     for stream in [connected.unwrap(), accepted.unwrap().0] {
         let socket = SockRef::from(&stream);
@@ -28,18 +30,38 @@ async fn a_connection_can_be_made_from_a_chosen_address() {
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let source: IpAddr = Ipv4Addr::new(127, 0, 0, 7).into();
 
-    let stream = connect(listener.local_addr().unwrap(), Source::Address(source))
-        .await
-        .unwrap();
+    let stream = connect(
+        listener.local_addr().unwrap(),
+        Source::Address(source),
+        FirstBytes::NotYet,
+    )
+    .await
+    .unwrap();
 
     assert_eq!(stream.local_addr().unwrap().ip(), source);
+}
+
+#[tokio::test]
+async fn a_connection_that_promised_first_bytes_stands_even_without_them() {
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (client, accepted) = tokio::join!(connect(address, Source::Any, FirstBytes::Here), listener.accept());
+    let (client, (mut server, _)) = (client.unwrap(), accepted.unwrap());
+
+    server.write_all(b"the server speaks first").await.unwrap();
+    client.readable().await.unwrap();
+
+    assert_eq!(FirstBytes::of(&client), FirstBytes::Here);
+    assert_eq!(FirstBytes::of(&server), FirstBytes::NotYet);
 }
 
 #[tokio::test]
 async fn a_source_of_the_other_family_is_an_error() {
     let source = Source::Address(IpAddr::from([0_u16; 8]));
 
-    let error = connect(SocketAddr::new(LOOPBACK, 9), source).await.unwrap_err();
+    let error = connect(SocketAddr::new(LOOPBACK, 9), source, FirstBytes::NotYet)
+        .await
+        .unwrap_err();
 
     assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable);
 }
@@ -61,7 +83,7 @@ fn two_listeners_share_a_port_only_when_asked_to() {
 async fn undelivered_bytes_are_seen_until_they_are_acknowledged() {
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (writer, accepted) = tokio::join!(connect(address, Source::Any), listener.accept());
+    let (writer, accepted) = tokio::join!(connect(address, Source::Any, FirstBytes::NotYet), listener.accept());
     let (writer, (reader, _)) = (writer.unwrap(), accepted.unwrap());
     assert_eq!(undelivered(&writer), 0);
 
