@@ -82,17 +82,18 @@ impl Identity {
     pub(super) fn opening(&self, how: ClientIp, client: &TcpStream) -> Opening {
         let mut bytes = Vec::new();
         // A connection whose own address cannot be told any more is about to fail anyway.
-        let destination = self
-            .destination
-            .or_else(|| client.local_addr().ok())
-            .unwrap_or(self.client);
+        let destination = || {
+            self.destination
+                .or_else(|| client.local_addr().ok())
+                .unwrap_or(self.client)
+        };
         match how {
             ClientIp::None | ClientIp::Transparent => {}
-            ClientIp::ProxyV1 => v1::write(self.client, destination, &mut bytes),
+            ClientIp::ProxyV1 => v1::write(self.client, destination(), &mut bytes),
             ClientIp::ProxyV2 => {
                 let claim = Claim::Tcp {
                     source: self.client,
-                    destination,
+                    destination: destination(),
                 };
                 match parse(&self.header) {
                     // What another proxy said of TLS, names and ids is passed on.
