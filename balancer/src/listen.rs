@@ -28,6 +28,9 @@ use crate::socket::{self, Listening};
 /// Pause after an accept that failed for want of something, so that the lack can end.
 const AFTER_FAILED_ACCEPT: Duration = Duration::from_millis(100);
 
+/// How often an idle data thread wakes.
+const TICK: Duration = Duration::from_millis(500);
+
 /// One data thread.
 #[derive(Debug)]
 pub struct Thread {
@@ -55,7 +58,10 @@ impl Thread {
         let join = std::thread::Builder::new()
             .name(format!("data-{index}"))
             .spawn(move || {
-                runtime.block_on(stopped.cancelled());
+                runtime.block_on(async {
+                    tokio::spawn(tick());
+                    stopped.cancelled().await;
+                });
                 runtime.shutdown_background();
             })?;
         Ok(Self {
@@ -115,6 +121,15 @@ impl Thread {
     #[must_use]
     pub fn connections(&self) -> usize {
         self.tasks.len()
+    }
+}
+
+/// A timer that is due before those of connects. Tokio interrupts its own sleep whenever a timer becomes the next one due,
+/// which else each connect's would be.
+async fn tick() {
+    let mut ticks = tokio::time::interval(TICK);
+    loop {
+        ticks.tick().await;
     }
 }
 
