@@ -192,14 +192,7 @@ pub fn relay<C: Peer, B: Peer, M: Meter, K: Future<Output = ()>>(
         first: None,
         lost: None,
         emptying: None,
-        quiet: Quiet {
-            idle,
-            half_close,
-            limit: Duration::ZERO,
-            since: None,
-            timer: None,
-            undelivered: 0,
-        },
+        quiet: Quiet::new(idle, half_close),
         meter,
     };
     Relay { flow, kill }
@@ -311,7 +304,10 @@ impl<C: Peer, B: Peer, M: Meter> Flow<C, B, M> {
     fn note(&mut self, result: Result<(), Broken>, source: Side, sink: Side) -> bool {
         let (side, error) = match result {
             Ok(()) => {
-                self.first.get_or_insert(source);
+                if self.first.is_none() {
+                    self.first = Some(source);
+                    self.close_with_the_other_lane(source);
+                }
                 return false;
             }
             Err(Broken::Source(error)) => (source, error),
@@ -340,25 +336,30 @@ impl<C: Peer, B: Peer, M: Meter> Flow<C, B, M> {
         true
     }
 
+    /// When the other lane comes to its end too, both connections are closed, and closing says to `source`, of whom
+    /// nothing is left to read, what a FIN would. A layer above the socket has its own farewell to say.
+    fn close_with_the_other_lane(&mut self, source: Side) {
+        match source {
+            Side::Client if self.client.plain().is_some() => self.down.ends_without_fin(),
+            Side::Backend if self.backend.plain().is_some() => self.up.ends_without_fin(),
+            Side::Client | Side::Backend => {}
+        }
+    }
+
     /// Ready with the end when nothing has moved for too long.
     fn poll_quiet(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let milliseconds = |limit: u32| Duration::from_millis(limit.into());
         let (limit, end) = if self.lost.is_some() {
             (self.quiet.linger(), self.lost_end())
         } else if self.up.is_finished() || self.down.is_finished() {
-            (self.quiet.half_close, End::HalfClosed)
+            (milliseconds(self.quiet.half_close), End::HalfClosed)
         } else {
-            (self.quiet.idle, End::Idle)
+            (milliseconds(self.quiet.idle), End::Idle)
         };
-        loop {
-            ready!(self.quiet.poll(cx, limit));
-            // A peer that reads slowly is not silent: the kernel is still handing out what it took from us.
-            let undelivered = undelivered(&self.client) + undelivered(&self.backend);
-            if undelivered == self.quiet.undelivered || undelivered == 0 {
-                return Poll::Ready(end);
-            }
-            self.quiet.undelivered = undelivered;
-            self.quiet.since = None;
-        }
+        let (client, backend) = (&self.client, &self.backend);
+        self.quiet
+            .poll(cx, limit, || undelivered(client) + undelivered(backend))
+            .map(|()| end)
     }
 
     /// Ready when the side that is left has acknowledged every byte, or is not going to.
@@ -444,44 +445,73 @@ impl Default for Emptying {
 /// Notices silence, with one timer that is made when it is first needed and moved only when it fires.
 #[derive(Debug)]
 struct Quiet {
-    idle: Duration,
-    half_close: Duration,
-    /// The limit that `timer` was set for.
-    limit: Duration,
+    /// Milliseconds, as little is to be kept for each of thousands.
+    idle: u32,
+    half_close: u32,
     /// Start of the silence; `None`: something has just moved.
     since: Option<Instant>,
-    timer: Option<Pin<Box<Sleep>>>,
+    watch: Option<Box<Watch>>,
+}
+
+#[derive(Debug)]
+struct Watch {
+    /// The limit that the timer was set for.
+    limit: Duration,
+    timer: Pin<Box<Sleep>>,
     /// What the kernel still had to deliver when the timer last fired.
     undelivered: u64,
 }
 
 impl Quiet {
-    fn linger(&self) -> Duration {
-        if self.half_close.is_zero() {
-            FALLBACK_LINGER
-        } else {
-            self.half_close
+    fn new(idle: Duration, half_close: Duration) -> Self {
+        let milliseconds = |limit: Duration| match u32::try_from(limit.as_millis()) {
+            Ok(0) if !limit.is_zero() => 1,
+            Ok(milliseconds) => milliseconds,
+            Err(_) => u32::MAX,
+        };
+        Self {
+            idle: milliseconds(idle),
+            half_close: milliseconds(half_close),
+            since: None,
+            watch: None,
         }
     }
 
-    /// Ready when `limit` has passed without a sign of life.
-    fn poll(&mut self, cx: &mut Context<'_>, limit: Duration) -> Poll<()> {
+    fn linger(&self) -> Duration {
+        match self.half_close {
+            0 => FALLBACK_LINGER,
+            milliseconds => Duration::from_millis(milliseconds.into()),
+        }
+    }
+
+    /// Ready when `limit` has passed without a sign of life; `undelivered` is what the kernel still has to hand out, for
+    /// a peer that reads slowly is not silent.
+    fn poll(&mut self, cx: &mut Context<'_>, limit: Duration, undelivered: impl Fn() -> u64) -> Poll<()> {
         if limit.is_zero() {
-            self.timer = None;
+            self.watch = None;
             return Poll::Pending;
         }
-        let deadline = *self.since.get_or_insert_with(Instant::now) + limit;
-        if limit != self.limit {
-            (self.limit, self.timer) = (limit, None);
-        }
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        while timer.as_mut().poll(cx).is_ready() {
-            if timer.deadline() >= deadline {
-                self.timer = None;
-                return Poll::Ready(());
+        loop {
+            let deadline = *self.since.get_or_insert_with(Instant::now) + limit;
+            let watch = match &mut self.watch {
+                Some(watch) if watch.limit == limit => watch,
+                watch => watch.insert(Box::new(Watch {
+                    limit,
+                    timer: Box::pin(sleep_until(deadline)),
+                    undelivered: 0,
+                })),
+            };
+            ready!(watch.timer.as_mut().poll(cx));
+            if watch.timer.deadline() >= deadline {
+                let undelivered = undelivered();
+                if undelivered == 0 || undelivered == watch.undelivered {
+                    return Poll::Ready(());
+                }
+                watch.undelivered = undelivered;
+                self.since = Some(Instant::now());
             }
-            timer.as_mut().reset(deadline);
+            let deadline = self.since.unwrap_or(deadline) + limit;
+            watch.timer.as_mut().reset(deadline);
         }
-        Poll::Pending
     }
 }

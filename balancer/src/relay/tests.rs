@@ -499,7 +499,7 @@ async fn a_killed_flow_is_reset_on_both_sides() {
 #[test]
 fn an_idle_flow_is_small() {
     let size = size_of::<Relay<TcpStream, TcpStream, Arc<Totals>, std::future::Pending<()>>>();
-    assert!(size <= 320, "{size}");
+    assert!(size <= 256, "{size}");
 }
 
 proptest! {
