@@ -4,7 +4,8 @@
 //! is the proxy's processor time for each unit of work, not the wall clock: other load on the machine then matters
 //! little. All proxies take turns within each round; shown is the median of the rounds.
 //!
-//! Options after `--`: `--binary PATH` (of `openhim-core`), `--rounds N`, `--only NAME` (of a proxy, repeatable).
+//! Options after `--`: `--binary PATH` (of `openhim-core`), `--rounds N`, `--only NAME` (of a proxy, repeatable), `--work
+//! NAME` (a column's first word, repeatable).
 
 mod load;
 mod proxies;
@@ -28,6 +29,7 @@ struct Options {
     binary: String,
     rounds: usize,
     only: Vec<String>,
+    work: Vec<String>,
 }
 
 /// A column of the table.
@@ -86,6 +88,7 @@ fn options() -> Result<Options> {
         binary: env!("CARGO_BIN_EXE_openhim-core").to_owned(),
         rounds: ROUNDS,
         only: Vec::new(),
+        work: Vec::new(),
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -94,6 +97,7 @@ fn options() -> Result<Options> {
             "--binary" => options.binary = value()?,
             "--rounds" => options.rounds = value()?.parse()?,
             "--only" => options.only.push(value()?),
+            "--work" => options.work.push(value()?),
             // Given by cargo.
             "--bench" => {}
             _ => bail!("unknown option {argument}"),
@@ -125,6 +129,14 @@ async fn measure(options: &Options) -> Result<()> {
     }
     for round in 0..options.rounds {
         for (place, work) in Work::ALL.into_iter().enumerate() {
+            if !options.work.is_empty()
+                && !options
+                    .work
+                    .iter()
+                    .any(|name| work.title().0.starts_with(name.as_str()))
+            {
+                continue;
+            }
             // Whoever comes first in one round comes last in the next.
             let count = rows.len();
             for turn in 0..count {
