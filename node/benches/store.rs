@@ -94,7 +94,10 @@ async fn fill(store: &SharedStore, rows: i64) {
             into: Collection::Transactions,
             document: transaction(*number),
         };
-        let outcomes = store.write(chunk.iter().map(insert).collect()).await.unwrap();
+        let outcomes = store
+            .write(&chunk.iter().map(insert).collect::<Vec<_>>())
+            .await
+            .unwrap();
         for outcome in outcomes {
             outcome.unwrap();
         }

@@ -112,14 +112,14 @@ async fn deliver_all(mut inbox: mpsc::Receiver<Message>, delivery: Delivery) {
 /// # Errors
 /// The store fails; the records may or may not be stored.
 pub async fn keep(store: &dyn Store, records: Vec<bson::Document>) -> crate::store::Result<()> {
-    let inserts = records
+    let inserts: Vec<Write> = records
         .iter()
         .map(|document| Write::Insert {
             into: Collection::Audits,
             document: document.clone(),
         })
         .collect();
-    for outcome in store.write(inserts).await? {
+    for outcome in store.write(&inserts).await? {
         outcome?;
     }
     meta::learn(store, &records).await

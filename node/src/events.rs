@@ -4,7 +4,8 @@
 //! that a picture drawn from them reads from left to right ([`Normalization`]); nothing here reads a clock.
 
 use bson::oid::ObjectId;
-use bson::{Bson, DateTime, Document, doc};
+use bson::raw::cstr;
+use bson::{DateTime, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
 
 use crate::clock::Millis;
 use crate::config::Events;
@@ -31,7 +32,7 @@ impl Normalization {
     }
 
     /// What to add to the times of things that happened inside a message of time `base`.
-    fn shift<'a>(self, base: Millis, siblings: impl Iterator<Item = &'a Document>) -> Millis {
+    fn shift<'a>(self, base: Millis, siblings: impl Iterator<Item = &'a RawDocument>) -> Millis {
         if !self.is_on {
             return 0;
         }
@@ -63,25 +64,31 @@ pub struct End {
 #[derive(Clone, Copy)]
 struct Item<'a> {
     kind: &'static str,
-    name: &'a str,
+    name: Option<&'a str>,
     mediator: Option<&'a str>,
     attempt: Option<i64>,
 }
 
 impl Subject {
     /// A message enters a channel.
-    pub fn channel_start(&self, name: &str, created: DateTime) -> Document {
-        self.start(self.item("channel", name, None), self.at, created)
+    pub fn channel_start(&self, name: &str, created: DateTime) -> RawDocumentBuf {
+        self.start(self.item("channel", Some(name), None), self.at, created)
     }
 
     /// A channel has answered.
-    pub fn channel_end(&self, name: &str, end: End, created: DateTime) -> Document {
+    pub fn channel_end(&self, name: &str, end: End, created: DateTime) -> RawDocumentBuf {
         let at = end.at.max(self.at) + self.normalization.buffer();
-        self.end(self.item("channel", name, None), end.status, at, created)
+        self.end(self.item("channel", Some(name), None), end.status, at, created)
     }
 
     /// The primary route began and answered.
-    pub fn primary(&self, name: &str, mediator: Option<&str>, end: End, created: DateTime) -> [Document; 2] {
+    pub fn primary(
+        &self,
+        name: Option<&str>,
+        mediator: Option<&str>,
+        end: End,
+        created: DateTime,
+    ) -> [RawDocumentBuf; 2] {
         let item = self.item("primary", name, mediator);
         let at = end.at.max(self.at) + self.normalization.buffer();
         [
@@ -91,30 +98,39 @@ impl Subject {
     }
 
     /// What a mediator did on behalf of the message; `orchestrations` as they are stored.
-    pub fn orchestrations(&self, orchestrations: &[Document], created: DateTime) -> Vec<Document> {
-        let shift = self.normalization.shift(self.at, orchestrations.iter());
+    pub fn orchestrations<D: AsRef<RawDocument>>(
+        &self,
+        orchestrations: &[D],
+        created: DateTime,
+    ) -> Vec<RawDocumentBuf> {
+        let shift = self
+            .normalization
+            .shift(self.at, orchestrations.iter().map(AsRef::as_ref));
         let mut events = Vec::with_capacity(orchestrations.len() * 2);
-        for orchestration in orchestrations {
+        for orchestration in orchestrations.iter().map(AsRef::as_ref) {
             self.shifted("orchestration", orchestration, None, shift, created, &mut events);
         }
         events
     }
 
     /// What the secondary routes did; `routes` as they are stored, each with its mediator's URN.
-    pub fn routes(&self, routes: &[(Document, Option<String>)], created: DateTime) -> Vec<Document> {
-        let shift = self.normalization.shift(self.at, routes.iter().map(|(route, _)| route));
+    pub fn routes(&self, routes: &[(RawDocumentBuf, Option<String>)], created: DateTime) -> Vec<RawDocumentBuf> {
+        let shift = self
+            .normalization
+            .shift(self.at, routes.iter().map(|(route, _)| &**route));
         let mut events = Vec::with_capacity(routes.len() * 2);
         for (route, mediator) in routes {
             self.shifted("route", route, mediator.as_deref(), shift, created, &mut events);
             if let Ok(orchestrations) = route.get_array("orchestrations") {
-                let inner: Vec<_> = orchestrations.iter().filter_map(Bson::as_document).cloned().collect();
+                let inner = orchestrations.into_iter().flatten();
+                let inner: Vec<_> = inner.filter_map(|item| item.as_document()).collect();
                 events.extend(self.orchestrations(&inner, created));
             }
         }
         events
     }
 
-    fn item<'a>(&self, kind: &'static str, name: &'a str, mediator: Option<&'a str>) -> Item<'a> {
+    fn item<'a>(&self, kind: &'static str, name: Option<&'a str>, mediator: Option<&'a str>) -> Item<'a> {
         Item {
             kind,
             name,
@@ -126,11 +142,11 @@ impl Subject {
     fn shifted(
         &self,
         kind: &'static str,
-        item: &Document,
+        item: &RawDocument,
         mediator: Option<&str>,
         shift: Millis,
         created: DateTime,
-        events: &mut Vec<Document>,
+        events: &mut Vec<RawDocumentBuf>,
     ) {
         let (Some(start), Some(end)) = (time(item, "request"), time(item, "response")) else {
             return;
@@ -140,74 +156,77 @@ impl Subject {
         let status = item
             .get_document("response")
             .ok()
-            .and_then(|response| response.get("status"))
+            .and_then(|response| response.get("status").ok().flatten())
             .and_then(number)
             .unwrap_or_default();
         let item = Item {
             attempt: None,
-            ..self.item(kind, item.get_str("name").unwrap_or_default(), mediator)
+            ..self.item(kind, item.get_str("name").ok(), mediator)
         };
         events.push(self.start(item, start, created));
         events.push(self.end(item, status, end, created));
     }
 
-    fn start(&self, item: Item<'_>, at: Millis, created: DateTime) -> Document {
+    fn start(&self, item: Item<'_>, at: Millis, created: DateTime) -> RawDocumentBuf {
         let mut event = self.event(item, "start", created);
         self.finish(&mut event, item, at);
         event
     }
 
-    fn end(&self, item: Item<'_>, status: i32, at: Millis, created: DateTime) -> Document {
+    fn end(&self, item: Item<'_>, status: i32, at: Millis, created: DateTime) -> RawDocumentBuf {
         let mut event = self.event(item, "end", created);
-        event.insert("status", status);
-        event.insert(
-            "statusType",
-            if (500..=599).contains(&status) {
-                "error"
-            } else {
-                "success"
-            },
-        );
+        event.append(cstr!("status"), status);
+        let kind = match (500..=599).contains(&status) {
+            true => "error",
+            false => "success",
+        };
+        event.append(cstr!("statusType"), kind);
         self.finish(&mut event, item, at);
         event
     }
 
-    fn event(&self, item: Item<'_>, event: &str, created: DateTime) -> Document {
-        doc! {
+    fn event(&self, item: Item<'_>, event: &str, created: DateTime) -> RawDocumentBuf {
+        rawdoc! {
             "_id": ObjectId::new(),
             "created": created,
             "channelID": self.channel,
-            "transactionID": self.transaction,
+            "transactionID": or_null(self.transaction),
             "type": item.kind,
             "event": event,
-            "name": item.name,
+            "name": or_null(item.name),
         }
     }
 
-    fn finish(&self, event: &mut Document, item: Item<'_>, at: Millis) {
-        event.insert("normalizedTimestamp", at);
-        event.insert("mediator", item.mediator);
-        event.insert("autoRetryAttempt", item.attempt);
+    fn finish(&self, event: &mut RawDocumentBuf, item: Item<'_>, at: Millis) {
+        event.append(cstr!("normalizedTimestamp"), at);
+        event.append(cstr!("mediator"), or_null(item.mediator));
+        event.append(cstr!("autoRetryAttempt"), or_null(item.attempt));
     }
 }
 
+fn or_null<'a>(value: Option<impl Into<RawBsonRef<'a>>>) -> RawBsonRef<'a> {
+    value.map_or(RawBsonRef::Null, Into::into)
+}
+
 /// When an item's request or response was.
-fn time(item: &Document, half: &str) -> Option<Millis> {
+fn time(item: &RawDocument, half: &str) -> Option<Millis> {
     let at = item.get_document(half).ok()?.get_datetime("timestamp").ok()?;
     Some(at.timestamp_millis())
 }
 
-fn number(value: &Bson) -> Option<i32> {
+fn number(value: RawBsonRef<'_>) -> Option<i32> {
     match value {
-        Bson::Int32(number) => Some(*number),
-        Bson::Int64(number) => i32::try_from(*number).ok(),
-        Bson::Double(number) => Some(*number as i32),
+        RawBsonRef::Int32(number) => Some(number),
+        RawBsonRef::Int64(number) => i32::try_from(number).ok(),
+        RawBsonRef::Double(number) => Some(number as i32),
         _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use bson::RawArrayBuf;
+
     use super::*;
 
     fn subject(is_on: bool) -> Subject {
@@ -220,12 +239,12 @@ mod tests {
         }
     }
 
-    fn at(event: &Document) -> i64 {
+    fn at(event: &RawDocument) -> i64 {
         event.get_i64("normalizedTimestamp").unwrap()
     }
 
-    fn done(name: &str, start: i64, end: i64, status: i32) -> Document {
-        doc! {
+    fn done(name: &str, start: i64, end: i64, status: i32) -> RawDocumentBuf {
+        rawdoc! {
             "name": name,
             "request": {"timestamp": DateTime::from_millis(start)},
             "response": {"timestamp": DateTime::from_millis(end), "status": status},
@@ -248,9 +267,9 @@ mod tests {
     fn what_an_event_does_not_know_is_null() {
         let event = subject(true).channel_start("c", DateTime::from_millis(0));
 
-        assert_eq!(event.get("mediator"), Some(&Bson::Null));
-        assert_eq!(event.get("autoRetryAttempt"), Some(&Bson::Null));
-        assert_eq!(event.get("status"), None);
+        assert_eq!(event.get("mediator").unwrap(), Some(RawBsonRef::Null));
+        assert_eq!(event.get("autoRetryAttempt").unwrap(), Some(RawBsonRef::Null));
+        assert_eq!(event.get("status").unwrap(), None);
     }
 
     #[test]
@@ -260,22 +279,25 @@ mod tests {
         let events = subject(true).orchestrations(&items, DateTime::from_millis(0));
 
         // Shift: 1000 - 5000 + 100.
-        assert_eq!(events.iter().map(at).collect::<Vec<_>>(), [100, 200, 1000, 1000]);
+        assert_eq!(
+            events.iter().map(|event| at(event)).collect::<Vec<_>>(),
+            [100, 200, 1000, 1000]
+        );
     }
 
     #[test]
     fn a_route_brings_its_own_orchestrations_and_incomplete_items_are_skipped() {
         let mut route = done("r", 1000, 1200, 201);
-        route.insert(
-            "orchestrations",
-            vec![done("o", 1100, 1150, 200), doc! {"name": "no times"}],
-        );
+        let steps: RawArrayBuf = [done("o", 1100, 1150, 200), rawdoc! {"name": "no times"}]
+            .into_iter()
+            .collect();
+        route.append(cstr!("orchestrations"), steps);
 
         let events = subject(false).routes(&[(route, Some("urn:m".into()))], DateTime::from_millis(0));
 
         let kinds: Vec<_> = events.iter().map(|event| event.get_str("type").unwrap()).collect();
         assert_eq!(kinds, ["route", "route", "orchestration", "orchestration"]);
         assert_eq!(events[0].get_str("mediator").unwrap(), "urn:m");
-        assert_eq!(events[2].get("mediator"), Some(&Bson::Null));
+        assert_eq!(events[2].get("mediator").unwrap(), Some(RawBsonRef::Null));
     }
 }

@@ -15,7 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bson::oid::ObjectId;
-use bson::{DateTime, Document, doc};
+use bson::raw::{CStr, cstr};
+use bson::{DateTime, Document, RawDocument, RawDocumentBuf, doc, rawdoc};
 use tokio::sync::oneshot;
 
 pub use self::writer::Writer;
@@ -25,7 +26,7 @@ use crate::config::Durability;
 use crate::events::Subject;
 use crate::metrics::{Counter, Sample};
 use crate::model::transaction::{Answer, ErrorPart, Opening, Status};
-use crate::store::{Collection, SharedStore, StoreError, Write};
+use crate::store::{Collection, SharedStore, StoreError, Write, decode};
 
 /// How long a message waits for room in the queue, and then for the store, before it is refused.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -34,7 +35,9 @@ const OVERHEAD: usize = 2048;
 
 /// Field of a transaction that is under way: the run of the node that has it in its hands. OpenHIM ignores it; it is
 /// gone when the transaction is closed.
-pub const OWNER: &str = "openhimNode";
+pub const OWNER: &CStr = cstr!("openhimNode");
+/// The fields that a closed transaction no longer has.
+const GONE: &[&str] = &["openhimNode"];
 
 /// Why a message was not recorded.
 #[derive(Debug, thiserror::Error)]
@@ -98,16 +101,14 @@ impl Recorder {
         };
         let bytes = OVERHEAD + opening.request.body.as_ref().map_or(0, String::len);
         let started = subject.channel_start(channel, self.0.clock.date());
-        let mut document = opening.into_document();
-        document.insert(OWNER, self.0.owner.as_str());
+        let mut document = opening.stored();
+        document.append(OWNER, self.0.owner.as_str());
         let (waiter, outcome) = oneshot::channel();
         let entry = Entry {
-            writes: vec![
-                insert(Collection::Transactions, document),
-                insert(Collection::Events, started),
-            ],
+            writes: vec![insert(Collection::Transactions, document)],
             bytes,
             waiter: Some(waiter),
+            overtakes: true,
             sample: None,
         };
         if self.0.queue.push(entry).is_err() {
@@ -117,7 +118,10 @@ impl Recorder {
             )));
         }
         match outcome_within(PATIENCE, outcome).await {
-            Some(Ok(())) => Ok(ticket),
+            Some(Ok(())) => {
+                ticket.push(vec![insert(Collection::Events, started)], 0, None, None);
+                Ok(ticket)
+            }
             Some(Err(error)) => {
                 ticket.is_closed = true;
                 Err(OpenError::Store(error))
@@ -155,13 +159,13 @@ pub struct Closing {
     /// What the primary route yielded, unless it was reported before.
     pub answer: Option<Answer>,
     /// Results of secondary routes that were not reported before.
-    pub routes: Vec<Document>,
+    pub routes: Vec<RawDocumentBuf>,
     pub status: Status,
     /// Set if a route failed: whether the transaction is to be tried again.
     pub auto_retry: Option<bool>,
     /// When the response was complete; `None` if there is no time to count.
     pub answered_at: Option<Millis>,
-    pub events: Vec<Document>,
+    pub events: Vec<RawDocumentBuf>,
 }
 
 impl Ticket {
@@ -177,9 +181,10 @@ impl Ticket {
 
     /// Reports what the primary route yielded while secondary routes are still running; awaits the outcome if the
     /// answer has to.
-    pub async fn answered(&self, answer: Answer, events: Vec<Document>) {
-        let bytes = OVERHEAD + size(&answer);
-        let mut writes = vec![self.update(doc! {"$set": answer.into_fields()})];
+    pub async fn answered(&self, answer: Answer, events: Vec<RawDocumentBuf>) {
+        let answer = answer.stored();
+        let bytes = OVERHEAD + answer.as_bytes().len();
+        let mut writes = vec![self.set(answer, &[])];
         writes.extend(events.into_iter().map(|event| insert(Collection::Events, event)));
         let (waiter, outcome) = self.waiter();
         self.push(writes, bytes, waiter, None);
@@ -187,8 +192,8 @@ impl Ticket {
     }
 
     /// Reports the result of a secondary route.
-    pub fn routed(&self, entry: Document) {
-        let bytes = OVERHEAD + entry_size(&entry);
+    pub fn routed(&self, entry: &RawDocument) {
+        let bytes = OVERHEAD + entry.as_bytes().len();
         let write = self.push_route(entry);
         self.push(vec![write], bytes, None, None);
     }
@@ -210,18 +215,21 @@ impl Ticket {
 
     fn finish(&mut self, closing: Closing, waiter: Option<oneshot::Sender<Outcome>>) {
         self.is_closed = true;
-        let bytes =
-            OVERHEAD + closing.answer.as_ref().map_or(0, size) + closing.routes.iter().map(entry_size).sum::<usize>();
-        let mut set = closing.answer.map(Answer::into_fields).unwrap_or_default();
-        set.insert("status", closing.status);
+        let mut set = closing.answer.as_ref().map(Answer::stored).unwrap_or_default();
+        set.append(cstr!("status"), closing.status.name());
         if let Some(again) = closing.auto_retry {
-            set.insert("autoRetry", again);
+            set.append(cstr!("autoRetry"), again);
         }
+        let routes = closing.routes.iter().map(|entry| entry.as_bytes().len());
+        let bytes = OVERHEAD + set.as_bytes().len() + routes.sum::<usize>();
         // The end comes first: its outcome is the one that a strict answer waits for.
-        let mut writes = vec![self.update(doc! {"$set": set, "$unset": {OWNER: ""}})];
-        writes.extend(closing.routes.into_iter().map(|entry| self.push_route(entry)));
+        let mut writes = vec![self.set(set, GONE)];
+        writes.extend(closing.routes.iter().map(|entry| self.push_route(entry)));
         if closing.auto_retry == Some(true) {
-            writes.push(insert(Collection::AutoRetries, self.retry()));
+            writes.push(Write::Insert {
+                into: Collection::AutoRetries,
+                document: self.retry(),
+            });
         }
         writes.extend(
             closing
@@ -248,18 +256,17 @@ impl Ticket {
         }
     }
 
-    fn update(&self, update: Document) -> Write {
-        Write::Update {
+    fn set(&self, set: RawDocumentBuf, unset: &'static [&'static str]) -> Write {
+        Write::Set {
             of: Collection::Transactions,
-            filter: doc! {"_id": self.id},
-            update,
-            many: false,
-            upsert: false,
+            id: self.id,
+            set,
+            unset,
         }
     }
 
     /// A result is added once, also if the write is repeated.
-    fn push_route(&self, entry: Document) -> Write {
+    fn push_route(&self, entry: &RawDocument) -> Write {
         let mut filter = doc! {"_id": self.id};
         if let Ok(id) = entry.get_object_id("_id") {
             filter.insert("routes._id", doc! {"$ne": id});
@@ -267,7 +274,7 @@ impl Ticket {
         Write::Update {
             of: Collection::Transactions,
             filter,
-            update: doc! {"$push": {"routes": entry}},
+            update: doc! {"$push": {"routes": decode(entry).unwrap_or_default()}},
             many: false,
             upsert: false,
         }
@@ -278,6 +285,7 @@ impl Ticket {
             writes,
             bytes,
             waiter,
+            overtakes: false,
             sample,
         };
         if self.recorder.0.queue.push(entry).is_err() {
@@ -295,13 +303,8 @@ impl Drop for Ticket {
             message: "the transaction was given up before it was answered".into(),
             stack: "Error: the transaction was given up before it was answered".into(),
         };
-        let set = doc! {"status": Status::Failed, "error": error.into_document()};
-        self.push(
-            vec![self.update(doc! {"$set": set, "$unset": {OWNER: ""}})],
-            OVERHEAD,
-            None,
-            None,
-        );
+        let set = rawdoc! {"status": Status::Failed.name(), "error": error.stored()};
+        self.push(vec![self.set(set, GONE)], OVERHEAD, None, None);
     }
 }
 
@@ -312,21 +315,6 @@ async fn settled(outcome: Option<oneshot::Receiver<Outcome>>) {
     }
 }
 
-fn insert(into: Collection, document: Document) -> Write {
-    Write::Insert { into, document }
-}
-
-fn size(answer: &Answer) -> usize {
-    let bodies = answer.response.body.as_ref().map_or(0, String::len);
-    bodies + answer.orchestrations.iter().map(entry_size).sum::<usize>()
-}
-
-/// The bodies of a stored part.
-fn entry_size(entry: &Document) -> usize {
-    ["request", "response"]
-        .into_iter()
-        .filter_map(|half| entry.get_document(half).ok())
-        .filter_map(|half| half.get_str("body").ok())
-        .map(str::len)
-        .sum()
+fn insert(into: Collection, document: RawDocumentBuf) -> Write {
+    Write::InsertRaw { into, document }
 }

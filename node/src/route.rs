@@ -18,14 +18,14 @@ use std::time::Duration;
 
 use ::http::uri::PathAndQuery;
 use ::http::{HeaderMap, HeaderValue, Method};
-use bson::Document;
+use bson::RawDocumentBuf;
 use bson::oid::ObjectId;
 
 pub use self::error::RouteError;
 pub use self::headers::{RequestHeaders, is_hop_by_hop, stored as stored_headers};
 pub use self::http::{Reply, ReplyBody, Router};
 use crate::clock::Millis;
-use crate::model::transaction::RequestPart;
+use crate::model::transaction::{RequestPart, put_header};
 use crate::tables::RouteEntry;
 
 /// A recorded message, as every route of its channel gets it.
@@ -101,9 +101,9 @@ pub fn request_part(message: &Message, route: &RouteEntry, path: String) -> Requ
     }
 }
 
-fn sent_headers(message: &Message, route: &RouteEntry) -> Document {
+fn sent_headers(message: &Message, route: &RouteEntry) -> RawDocumentBuf {
     let mut headers = message.headers.stored_for(route);
-    headers.insert("X-OpenHIM-TransactionID", message.transaction.to_hex());
+    put_header(&mut headers, "X-OpenHIM-TransactionID", message.transaction.to_hex());
     headers
 }
 

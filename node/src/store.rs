@@ -21,6 +21,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bson::oid::ObjectId;
 use bson::{Document, RawDocumentBuf, doc};
 
 /// Every collection, by OpenHIM's names; those that start with `openhim` are ours.
@@ -296,6 +297,16 @@ impl Find {
 pub enum Write {
     /// Adds a document; it must have its `_id`.
     Insert { into: Collection, document: Document },
+    /// The same with a document that was built as bytes; `_id` comes first.
+    InsertRaw { into: Collection, document: RawDocumentBuf },
+    /// Puts these fields of the document with this id in their places, or adds them, and removes those named in `unset`:
+    /// what `$set` and `$unset` do, for fields that are not inside others.
+    Set {
+        of: Collection,
+        id: ObjectId,
+        set: RawDocumentBuf,
+        unset: &'static [&'static str],
+    },
     /// Changes the first match (or every match) by update operators (`$set`, `$push`, `$inc`, …).
     Update {
         of: Collection,
@@ -446,7 +457,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Writes a batch, in order. The outer result is the batch's: if it is `Err`, nothing of it can be relied on. A
     /// write that fails alone (a duplicate key, say) has its own `Err` and does not stop the rest.
     /// Resolves when the batch would survive a crash of this process and of the machine.
-    async fn write(&self, batch: Vec<Write>) -> Result<Vec<Result<Written>>>;
+    async fn write(&self, batch: &[Write]) -> Result<Vec<Result<Written>>>;
 
     /// Changes the first match and answers with it, atomically.
     async fn find_and_update(&self, of: Collection, ask: FindAndUpdate) -> Result<Option<Document>>;
@@ -483,7 +494,7 @@ impl dyn Store + '_ {
 
     /// Writes one change.
     pub async fn apply(&self, write: Write) -> Result<Written> {
-        let mut outcomes = self.write(vec![write]).await?;
+        let mut outcomes = self.write(&[write]).await?;
         outcomes
             .pop()
             .unwrap_or_else(|| Err(StoreError::Other("the store answered nothing".into())))

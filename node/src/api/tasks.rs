@@ -169,7 +169,7 @@ async fn store(api: &Api, task: Document, ids: &[String]) -> Result<String, Faul
             many: true,
         },
     ];
-    for outcome in api.store().write(batch).await? {
+    for outcome in api.store().write(&batch).await? {
         outcome?;
     }
     Ok(id)

@@ -232,7 +232,7 @@ impl TestApi {
             insert(Collection::Passports, local),
             insert(Collection::Passports, token),
         ];
-        for outcome in self.store.write(batch).await.unwrap() {
+        for outcome in self.store.write(&batch).await.unwrap() {
             outcome.unwrap();
         }
         id

@@ -144,7 +144,7 @@ async fn remove(api: &Api, user: &Document) -> Result<(), Fault> {
             many: true,
         },
     ];
-    for outcome in api.store().write(batch).await? {
+    for outcome in api.store().write(&batch).await? {
         outcome?;
     }
     api.changed(Collection::Users).await;

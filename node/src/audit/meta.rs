@@ -36,7 +36,7 @@ pub async fn learn(store: &dyn Store, records: &[Document]) -> Result<()> {
     if writes.is_empty() {
         return Ok(());
     }
-    for outcome in store.write(writes).await? {
+    for outcome in store.write(&writes).await? {
         outcome?;
     }
     Ok(())

@@ -66,7 +66,7 @@ impl BodyCull {
             }
             culled += batch.len() as u64;
             let writes = batch.iter().map(without_bodies).collect::<Result<Vec<_>, JobError>>()?;
-            for outcome in self.store.write(writes).await? {
+            for outcome in self.store.write(&writes).await? {
                 outcome?;
             }
         }
@@ -104,7 +104,7 @@ impl BodyCull {
                 document: patch,
             },
         ];
-        for outcome in self.store.write(writes).await? {
+        for outcome in self.store.write(&writes).await? {
             outcome?;
         }
         Ok(())

@@ -78,7 +78,7 @@ impl Outbox {
                     ),
                     change(Collection::Alerts, id, doc! { "$set": { "alertStatus": "Completed" } }),
                 ];
-                for outcome in self.store.write(writes).await? {
+                for outcome in self.store.write(&writes).await? {
                     outcome?;
                 }
                 Ok(())

@@ -6,7 +6,8 @@
 use std::borrow::Cow;
 
 use bson::oid::ObjectId;
-use bson::{Bson, DateTime, Document, doc};
+use bson::raw::{BindRawBsonRef, CStr, cstr};
+use bson::{Bson, DateTime, Document, RawArrayBuf, RawBson, RawDocumentBuf, doc, rawdoc};
 
 use super::json;
 use super::schema::tables::TRANSACTION;
@@ -114,7 +115,7 @@ pub struct RequestPart {
     pub querystring: Option<String>,
     pub method: String,
     /// From [`headers`].
-    pub headers: Document,
+    pub headers: RawDocumentBuf,
     /// Absent for secondary routes.
     pub body: Option<String>,
     pub timestamp: Option<DateTime>,
@@ -122,16 +123,16 @@ pub struct RequestPart {
 
 impl RequestPart {
     /// The stored form. Nothing is written for what is absent or an empty object.
-    pub fn into_document(self) -> Document {
-        let mut document = Document::new();
-        put(&mut document, "host", self.host);
-        put(&mut document, "port", self.port);
-        put(&mut document, "path", Some(self.path));
-        put_object(&mut document, "headers", self.headers);
-        put(&mut document, "querystring", self.querystring);
-        put(&mut document, "body", self.body);
-        put(&mut document, "method", Some(self.method));
-        put(&mut document, "timestamp", self.timestamp);
+    pub fn stored(&self) -> RawDocumentBuf {
+        let mut document = RawDocumentBuf::new();
+        put(&mut document, cstr!("host"), self.host.as_deref());
+        put(&mut document, cstr!("port"), self.port.as_deref());
+        document.append(cstr!("path"), self.path.as_str());
+        put_object(&mut document, cstr!("headers"), &self.headers);
+        put(&mut document, cstr!("querystring"), self.querystring.as_deref());
+        put(&mut document, cstr!("body"), self.body.as_deref());
+        document.append(cstr!("method"), self.method.as_str());
+        put(&mut document, cstr!("timestamp"), self.timestamp);
         document
     }
 }
@@ -141,7 +142,7 @@ impl RequestPart {
 pub struct ResponsePart {
     pub status: u16,
     /// From [`headers`].
-    pub headers: Document,
+    pub headers: RawDocumentBuf,
     pub body: Option<String>,
     /// Absent if a mediator gave none.
     pub timestamp: Option<DateTime>,
@@ -149,11 +150,12 @@ pub struct ResponsePart {
 
 impl ResponsePart {
     /// The stored form.
-    pub fn into_document(self) -> Document {
-        let mut document = doc! {"status": i32::from(self.status)};
-        put_object(&mut document, "headers", self.headers);
-        put(&mut document, "body", self.body);
-        put(&mut document, "timestamp", self.timestamp);
+    pub fn stored(&self) -> RawDocumentBuf {
+        let mut document = RawDocumentBuf::new();
+        document.append(cstr!("status"), i32::from(self.status));
+        put_object(&mut document, cstr!("headers"), &self.headers);
+        put(&mut document, cstr!("body"), self.body.as_deref());
+        put(&mut document, cstr!("timestamp"), self.timestamp);
         document
     }
 }
@@ -169,6 +171,11 @@ impl ErrorPart {
     /// The stored form.
     pub fn into_document(self) -> Document {
         doc! {"message": self.message, "stack": self.stack}
+    }
+
+    /// The same as bytes.
+    pub fn stored(&self) -> RawDocumentBuf {
+        rawdoc! {"message": self.message.as_str(), "stack": self.stack.as_str()}
     }
 }
 
@@ -192,26 +199,23 @@ pub struct Opening {
 
 impl Opening {
     /// The document to insert.
-    pub fn into_document(self) -> Document {
-        let mut document = doc! {"_id": self.id};
-        put(&mut document, "clientID", self.client);
-        put(&mut document, "clientIP", Some(self.client_ip));
-        put(&mut document, "parentID", self.parent);
-        document.insert("childIDs", Bson::Array(vec![]));
-        document.insert("channelID", self.channel);
-        document.insert("request", self.request.into_document());
-        document.insert("routes", Bson::Array(vec![]));
-        document.insert("orchestrations", Bson::Array(vec![]));
-        document.insert("canRerun", self.can_rerun);
-        document.insert("autoRetry", false);
-        put(
-            &mut document,
-            "autoRetryAttempt",
-            self.auto_retry_attempt.map(|attempt| attempt as i32),
-        );
-        document.insert("wasRerun", false);
-        document.insert("status", self.status);
-        document.insert("__v", 0);
+    pub fn stored(&self) -> RawDocumentBuf {
+        let mut document = rawdoc! {"_id": self.id};
+        put(&mut document, cstr!("clientID"), self.client);
+        document.append(cstr!("clientIP"), self.client_ip.as_str());
+        put(&mut document, cstr!("parentID"), self.parent);
+        document.append(cstr!("childIDs"), RawArrayBuf::new());
+        document.append(cstr!("channelID"), self.channel);
+        document.append(cstr!("request"), self.request.stored());
+        document.append(cstr!("routes"), RawArrayBuf::new());
+        document.append(cstr!("orchestrations"), RawArrayBuf::new());
+        document.append(cstr!("canRerun"), self.can_rerun);
+        document.append(cstr!("autoRetry"), false);
+        let attempt = self.auto_retry_attempt.map(|attempt| attempt as i32);
+        put(&mut document, cstr!("autoRetryAttempt"), attempt);
+        document.append(cstr!("wasRerun"), false);
+        document.append(cstr!("status"), self.status.name());
+        document.append(cstr!("__v"), 0_i32);
         document
     }
 }
@@ -222,22 +226,19 @@ pub struct Answer {
     pub response: ResponsePart,
     pub error: Option<ErrorPart>,
     /// The mediator's own, then the router's record; each from [`orchestration`].
-    pub orchestrations: Vec<Document>,
+    pub orchestrations: Vec<RawDocumentBuf>,
     /// The mediator's; any JSON.
     pub properties: Option<Bson>,
 }
 
 impl Answer {
     /// The fields to set on the transaction.
-    pub fn into_fields(self) -> Document {
-        let mut fields = doc! {"response": self.response.into_document()};
-        put(&mut fields, "error", self.error.map(ErrorPart::into_document));
-        fields.insert("orchestrations", self.orchestrations);
-        put(
-            &mut fields,
-            "properties",
-            self.properties.filter(|any| *any != Bson::Null),
-        );
+    pub fn stored(&self) -> RawDocumentBuf {
+        let mut fields = RawDocumentBuf::new();
+        fields.append(cstr!("response"), self.response.stored());
+        put(&mut fields, cstr!("error"), self.error.as_ref().map(ErrorPart::stored));
+        fields.append(cstr!("orchestrations"), list(&self.orchestrations));
+        put_json(&mut fields, cstr!("properties"), self.properties.as_ref());
         fields
     }
 }
@@ -246,13 +247,13 @@ impl Answer {
 pub fn orchestration(
     id: ObjectId,
     name: &str,
-    request: RequestPart,
-    response: Option<ResponsePart>,
-    error: Option<ErrorPart>,
-) -> Document {
-    let mut document = doc! {"_id": id, "name": name, "request": request.into_document()};
-    put(&mut document, "response", response.map(ResponsePart::into_document));
-    put(&mut document, "error", error.map(ErrorPart::into_document));
+    request: &RequestPart,
+    response: Option<&ResponsePart>,
+    error: Option<&ErrorPart>,
+) -> RawDocumentBuf {
+    let mut document = rawdoc! {"_id": id, "name": name, "request": request.stored()};
+    put(&mut document, cstr!("response"), response.map(ResponsePart::stored));
+    put(&mut document, cstr!("error"), error.map(ErrorPart::stored));
     document
 }
 
@@ -297,35 +298,43 @@ pub struct RouteResult {
     pub name: String,
     pub request: RequestPart,
     pub response: ResponsePart,
-    pub orchestrations: Vec<Document>,
+    pub orchestrations: Vec<RawDocumentBuf>,
     pub properties: Option<Bson>,
     pub error: Option<ErrorPart>,
 }
 
 /// The stored form of a secondary route's result.
-pub fn route_entry(id: ObjectId, result: RouteResult) -> Document {
-    let mut document = doc! {
+pub fn route_entry(id: ObjectId, result: &RouteResult) -> RawDocumentBuf {
+    let mut document = rawdoc! {
         "_id": id,
-        "name": result.name,
-        "request": result.request.into_document(),
-        "response": result.response.into_document(),
-        "orchestrations": result.orchestrations,
+        "name": result.name.as_str(),
+        "request": result.request.stored(),
+        "response": result.response.stored(),
+        "orchestrations": list(&result.orchestrations),
     };
+    put_json(&mut document, cstr!("properties"), result.properties.as_ref());
     put(
         &mut document,
-        "properties",
-        result.properties.filter(|any| *any != Bson::Null),
+        cstr!("error"),
+        result.error.as_ref().map(ErrorPart::stored),
     );
-    put(&mut document, "error", result.error.map(ErrorPart::into_document));
     document
 }
 
-/// Header fields as they are stored; a field whose value is a list keeps it (`set-cookie`).
-pub fn headers<N: AsRef<str>, V: Into<Bson>>(fields: impl IntoIterator<Item = (N, V)>) -> Document {
-    fields
-        .into_iter()
-        .map(|(name, value)| (escape_header_name(name.as_ref()).into_owned(), value.into()))
-        .collect()
+/// Header fields as they are stored. A name that no header can have is left out.
+pub fn headers<N: AsRef<str>, V: BindRawBsonRef>(fields: impl IntoIterator<Item = (N, V)>) -> RawDocumentBuf {
+    let mut document = RawDocumentBuf::new();
+    for (name, value) in fields {
+        put_header(&mut document, name.as_ref(), value);
+    }
+    document
+}
+
+/// Adds a field to [`headers`].
+pub fn put_header(headers: &mut RawDocumentBuf, name: &str, value: impl BindRawBsonRef) {
+    if let Ok(name) = <&CStr>::try_from(&*escape_header_name(name)) {
+        headers.append(name, value);
+    }
 }
 
 /// A header name as the database takes it: the first `.` and the first `$` become their full-width forms.
@@ -344,16 +353,31 @@ pub fn unescape_header_name(stored: &str) -> Cow<'_, str> {
     Cow::Owned(stored.replace('\u{FF0E}', ".").replace('\u{FF04}', "$"))
 }
 
-fn put(document: &mut Document, key: &str, value: Option<impl Into<Bson>>) {
+fn put(document: &mut RawDocumentBuf, key: &CStr, value: Option<impl BindRawBsonRef>) {
     if let Some(value) = value {
-        document.insert(key, value);
+        document.append(key, value);
     }
 }
 
-fn put_object(document: &mut Document, key: &str, object: Document) {
+fn put_object(document: &mut RawDocumentBuf, key: &CStr, object: &RawDocumentBuf) {
     if !object.is_empty() {
-        document.insert(key, object);
+        document.append(key, object);
     }
+}
+
+/// A mediator's own value; what cannot be stored is left out.
+fn put_json(document: &mut RawDocumentBuf, key: &CStr, value: Option<&Bson>) {
+    let Some(value) = value.filter(|value| **value != Bson::Null) else {
+        return;
+    };
+    match RawBson::try_from(value.clone()) {
+        Ok(value) => document.append(key, value),
+        Err(error) => tracing::warn!(%error, "A mediator's properties cannot be stored"),
+    }
+}
+
+fn list(documents: &[RawDocumentBuf]) -> RawArrayBuf {
+    documents.iter().collect()
 }
 
 #[cfg(test)]

@@ -314,7 +314,7 @@ impl Carrier {
             match ended {
                 Ok(raw) => {
                     let done = self.finish(raw);
-                    self.ticket.routed(done.entry.clone());
+                    self.ticket.routed(&done.entry);
                     finished.push(done);
                 }
                 Err(error) => tracing::error!(%error, tx.id = %self.ticket.id(), "A secondary route's task died"),
@@ -351,7 +351,7 @@ impl Carrier {
         self.ticket.close(closing).await;
     }
 
-    fn channel_end(&self, status: StatusCode, at: Millis) -> bson::Document {
+    fn channel_end(&self, status: StatusCode, at: Millis) -> bson::RawDocumentBuf {
         let end = End {
             status: i32::from(status.as_u16()),
             at,

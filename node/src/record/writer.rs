@@ -9,19 +9,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bson::RawDocumentBuf;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{error, info, warn};
 
 use crate::metrics::{self, Sample};
-use crate::store::{SharedStore, StoreError, Write, Written};
+use crate::store::{SharedStore, StoreError, Write, Written, decode};
 
 /// Entries of one batch.
 const BATCH_ENTRIES: usize = 256;
 /// Bytes at which a batch is full.
 const BATCH_BYTES: usize = 16 << 20;
-/// How long a report that nobody waits for may wait for company.
-const LINGER: Duration = Duration::from_millis(15);
+/// How long a report that nobody waits for may wait for company: the more of them share a commit, the less each costs.
+const LINGER: Duration = Duration::from_millis(25);
 /// Pause before the first and before each later attempt to reach a store that is away.
 const RETRY: (Duration, Duration) = (Duration::from_millis(25), Duration::from_secs(1));
 
@@ -36,6 +37,8 @@ pub(super) struct Entry {
     pub(super) bytes: usize,
     /// Where the outcome of the first write goes. A report that somebody waits for is written at once.
     pub(super) waiter: Option<oneshot::Sender<Outcome>>,
+    /// The first report of its message: it does not wait for the reports of others that came before it.
+    pub(super) overtakes: bool,
     /// Counted together with those of the whole batch.
     pub(super) sample: Option<Sample>,
 }
@@ -134,29 +137,25 @@ impl Writer {
 
     /// Writes until there is nobody left who could report.
     pub async fn run(mut self) {
-        let mut entries = Vec::with_capacity(BATCH_ENTRIES);
-        while self.gather(&mut entries).await {
-            let bytes = entries.iter().map(|entry| entry.bytes).sum();
-            self.write(std::mem::take(&mut entries)).await;
-            self.waiting.release(bytes);
-            entries.reserve(BATCH_ENTRIES);
-        }
-    }
-
-    /// Takes what waits; if nobody is in a hurry, lingers for more. `false` when there will be nothing any more.
-    async fn gather(&mut self, entries: &mut Vec<Entry>) -> bool {
-        if self.receiver.recv_many(entries, BATCH_ENTRIES).await == 0 {
-            return false;
-        }
-        let deadline = Instant::now() + LINGER;
-        while !is_due(entries) {
-            let room = BATCH_ENTRIES - entries.len();
-            match timeout_at(deadline, self.receiver.recv_many(entries, room)).await {
-                Ok(1..) => {}
-                Ok(0) | Err(_) => break,
+        let mut pending = Pending::default();
+        let mut arrived = Vec::with_capacity(BATCH_ENTRIES);
+        loop {
+            let is_over = match pending.due {
+                None => self.receiver.recv_many(&mut arrived, BATCH_ENTRIES).await == 0,
+                // Nothing came in time: what waits is due.
+                Some(due) => timeout_at(due, self.receiver.recv_many(&mut arrived, BATCH_ENTRIES)).await == Ok(0),
+            };
+            pending.take(&mut arrived);
+            let entries = pending.give(is_over);
+            if !entries.is_empty() {
+                let bytes = entries.iter().map(|entry| entry.bytes).sum();
+                self.write(entries).await;
+                self.waiting.release(bytes);
+            }
+            if is_over {
+                return;
             }
         }
-        true
     }
 
     async fn write(&self, entries: Vec<Entry>) {
@@ -188,7 +187,7 @@ impl Writer {
         let mut pause = RETRY.0;
         let mut is_repeated = false;
         loop {
-            match self.store.write(batch.clone()).await {
+            match self.store.write(&batch).await {
                 Ok(mut outcomes) => {
                     if is_repeated {
                         info!(batch.writes = size, "The store is back");
@@ -251,17 +250,53 @@ impl Writer {
     }
 }
 
-/// True if the batch should be written now.
-fn is_due(entries: &[Entry]) -> bool {
-    entries.len() >= BATCH_ENTRIES
-        || entries.iter().any(|entry| entry.waiter.is_some())
-        || entries.iter().map(|entry| entry.bytes).sum::<usize>() >= BATCH_BYTES
+/// Reports that were taken and are not written yet.
+#[derive(Default)]
+struct Pending {
+    /// First reports of messages, to be written at once.
+    first: Vec<Entry>,
+    /// All others, in the order in which they were made.
+    later: Vec<Entry>,
+    bytes: usize,
+    /// Somebody waits for one of `later`.
+    is_awaited: bool,
+    /// When `later` is to be written whatever comes.
+    due: Option<Instant>,
+}
+
+impl Pending {
+    fn take(&mut self, arrived: &mut Vec<Entry>) {
+        for entry in arrived.drain(..) {
+            if entry.overtakes {
+                self.first.push(entry);
+                continue;
+            }
+            self.bytes += entry.bytes;
+            self.is_awaited |= entry.waiter.is_some();
+            self.due.get_or_insert_with(|| Instant::now() + LINGER);
+            self.later.push(entry);
+        }
+    }
+
+    /// What is to be written now.
+    fn give(&mut self, everything: bool) -> Vec<Entry> {
+        let mut batch = std::mem::take(&mut self.first);
+        let is_due = self.is_awaited
+            || self.later.len() >= BATCH_ENTRIES
+            || self.bytes >= BATCH_BYTES
+            || self.due.is_some_and(|due| due <= Instant::now());
+        if everything || is_due {
+            batch.append(&mut self.later);
+            (self.bytes, self.is_awaited, self.due) = (0, false, None);
+        }
+        batch
+    }
 }
 
 /// A batch that is written again after an unclear answer finds what the first attempt had stored.
 fn forgive_own_duplicates(batch: &[Write], outcomes: &mut [Result<Written, StoreError>]) {
     for (write, outcome) in batch.iter().zip(outcomes) {
-        let is_ours = matches!(write, Write::Insert { .. });
+        let is_ours = matches!(write, Write::Insert { .. } | Write::InsertRaw { .. });
         if is_ours && outcome.as_ref().is_err_and(StoreError::is_duplicate) {
             *outcome = Ok(Written {
                 modified: 1,
@@ -273,39 +308,32 @@ fn forgive_own_duplicates(batch: &[Write], outcomes: &mut [Result<Written, Store
 
 /// The same report without bodies, headers and what mediators added.
 fn slimmed(write: &Write) -> Option<Write> {
-    let Write::Update {
-        of,
-        filter,
-        update,
-        many,
-        upsert,
-    } = write
-    else {
-        return None;
-    };
-    let mut update = update.clone();
-    update.remove("$push");
-    if let Ok(set) = update.get_document_mut("$set") {
-        for heavy in ["orchestrations", "properties", "routes"] {
-            set.remove(heavy);
+    match write {
+        Write::Set { of, id, set, unset } => {
+            let mut set = decode(set).ok()?;
+            for heavy in ["orchestrations", "properties", "routes"] {
+                set.remove(heavy);
+            }
+            if let Ok(response) = set.get_document_mut("response") {
+                response.remove("headers");
+                response.insert("body", "");
+            }
+            Some(Write::Set {
+                of: *of,
+                id: *id,
+                set: RawDocumentBuf::try_from(&set).ok()?,
+                unset,
+            })
         }
-        if let Ok(response) = set.get_document_mut("response") {
-            response.remove("headers");
-            response.insert("body", "");
-        }
+        _ => None,
     }
-    Some(Write::Update {
-        of: *of,
-        filter: filter.clone(),
-        update,
-        many: *many,
-        upsert: *upsert,
-    })
 }
 
 fn collection(write: &Write) -> &'static str {
     match write {
         Write::Insert { into: of, .. }
+        | Write::InsertRaw { into: of, .. }
+        | Write::Set { of, .. }
         | Write::Update { of, .. }
         | Write::Replace { of, .. }
         | Write::Delete { from: of, .. } => of.name(),

@@ -3,11 +3,13 @@
 //! Names are lower-case on the wire. In the store, what the client sent keeps its lower-case name and what was added
 //! here has OpenHIM's spelling.
 
-use bson::{Bson, Document};
+use std::borrow::Cow;
+
+use bson::{RawArrayBuf, RawDocumentBuf};
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue};
 
-use crate::model::transaction::escape_header_name;
+use crate::model::transaction::put_header;
 use crate::tables::RouteEntry;
 
 /// Codings that can be decoded here; a backend may answer in no other.
@@ -118,21 +120,21 @@ impl RequestHeaders {
     }
 
     /// As they are stored with the transaction.
-    pub fn stored(&self) -> Document {
+    pub fn stored(&self) -> RawDocumentBuf {
         self.document(|_| true)
     }
 
     /// As they are stored with what was sent over a route.
-    pub(super) fn stored_for(&self, route: &RouteEntry) -> Document {
+    pub(super) fn stored_for(&self, route: &RouteEntry) -> RawDocumentBuf {
         self.document(|name| self.goes_to(route, name) && *name != header::HOST)
     }
 
-    fn document(&self, wanted: impl Fn(&HeaderName) -> bool) -> Document {
-        let mut document = Document::new();
+    fn document(&self, wanted: impl Fn(&HeaderName) -> bool) -> RawDocumentBuf {
+        let mut document = RawDocumentBuf::new();
         for (name, value) in self.map.iter().filter(|(name, _)| wanted(name)) {
             let stored = self.added.iter().find(|(added, _)| added == name);
             let name = stored.map_or_else(|| name.as_str(), |(_, stored)| stored);
-            document.insert(escape_header_name(name), text(value));
+            put_header(&mut document, name, &*text(value));
         }
         document
     }
@@ -185,30 +187,29 @@ pub fn is_hop_by_hop(name: &HeaderName) -> bool {
 }
 
 /// Header fields as they are stored: names lower-case, repeated fields joined, cookies that are set as a list.
-pub fn stored(map: &HeaderMap) -> Document {
-    let mut document = Document::new();
+pub fn stored(map: &HeaderMap) -> RawDocumentBuf {
+    let mut document = RawDocumentBuf::new();
     for name in map.keys() {
-        let value = if *name == header::SET_COOKIE {
-            Bson::Array(
-                map.get_all(name)
-                    .iter()
-                    .map(|value| Bson::String(text(value)))
-                    .collect(),
-            )
-        } else {
-            let mut values = map.get_all(name).iter().map(text);
-            let first = values.next().unwrap_or_default();
-            Bson::String(values.fold(first, |joined, next| joined + ", " + &next))
-        };
-        document.insert(escape_header_name(name.as_str()), value);
+        let mut values = map.get_all(name).iter().map(text);
+        if *name == header::SET_COOKIE {
+            let cookies: RawArrayBuf = values.map(Cow::into_owned).collect();
+            put_header(&mut document, name.as_str(), cookies);
+            continue;
+        }
+        let mut joined = values.next().unwrap_or_default();
+        for value in values {
+            joined += ", ";
+            joined += value;
+        }
+        put_header(&mut document, name.as_str(), &*joined);
     }
     document
 }
 
 /// Header bytes are Latin-1 where they are not ASCII.
-fn text(value: &HeaderValue) -> String {
+fn text(value: &HeaderValue) -> Cow<'_, str> {
     match value.to_str() {
-        Ok(ascii) => ascii.to_owned(),
+        Ok(ascii) => Cow::Borrowed(ascii),
         Err(_) => value.as_bytes().iter().map(|byte| char::from(*byte)).collect(),
     }
 }
@@ -285,7 +286,7 @@ mod tests {
 
         headers.set_client("clinic");
 
-        assert_eq!(headers.stored(), bson::doc! {"X-OpenHIM-ClientID": "clinic"});
+        assert_eq!(headers.stored(), bson::rawdoc! {"X-OpenHIM-ClientID": "clinic"});
     }
 
     #[test]
@@ -297,11 +298,11 @@ mod tests {
 
         assert_eq!(
             first.stored(),
-            bson::doc! {"host": "him:5001", "X-Forwarded-For": "10.0.0.9", "X-Forwarded-Host": "him:5001"}
+            bson::rawdoc! {"host": "him:5001", "X-Forwarded-For": "10.0.0.9", "X-Forwarded-Host": "him:5001"}
         );
         assert_eq!(
             later.stored(),
-            bson::doc! {"host": "him", "x-forwarded-for": "9.9.9.9, 10.0.0.9", "X-Forwarded-Host": "him"}
+            bson::rawdoc! {"host": "him", "x-forwarded-for": "9.9.9.9, 10.0.0.9", "X-Forwarded-Host": "him"}
         );
     }
 
@@ -325,7 +326,7 @@ mod tests {
 
         assert_eq!(
             stored(&map),
-            bson::doc! {"set-cookie": ["a=1", "b=2"], "x-dup": "a, b", "x\u{FF0E}dot": "café"}
+            bson::rawdoc! {"set-cookie": ["a=1", "b=2"], "x-dup": "a, b", "x\u{FF0E}dot": "café"}
         );
     }
 }

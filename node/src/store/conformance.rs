@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use bson::oid::ObjectId;
-use bson::{Bson, DateTime, Document, doc};
+use bson::{Bson, DateTime, Document, RawDocumentBuf, doc, rawdoc};
 
 use super::{Collection, Find, FindAndUpdate, SharedStore, StoreError, Write};
 
@@ -26,6 +26,7 @@ where
     what_is_not_understood_is_refused(&fresh().await).await;
     counting_agrees_with_finding(&fresh().await).await;
     updates_tell_what_they_matched_and_changed(&fresh().await).await;
+    fields_are_set_and_removed_in_their_places(&fresh().await).await;
     the_matched_element_is_updated(&fresh().await).await;
     an_upsert_makes_what_the_filter_and_update_say(&fresh().await).await;
     a_replacement_keeps_the_id(&fresh().await).await;
@@ -46,11 +47,11 @@ where
 }
 
 async fn insert_all(store: &SharedStore, into: Collection, documents: impl IntoIterator<Item = Document>) {
-    let batch = documents
+    let batch: Vec<Write> = documents
         .into_iter()
         .map(|document| Write::Insert { into, document })
         .collect();
-    for outcome in store.write(batch).await.unwrap() {
+    for outcome in store.write(&batch).await.unwrap() {
         outcome.unwrap();
     }
 }
@@ -398,6 +399,52 @@ async fn updates_tell_what_they_matched_and_changed(store: &SharedStore) {
     assert_eq!(found, Some(doc! {"_id": 0, "n": 8, "a": {"b": 1}, "list": [1]}));
 }
 
+async fn fields_are_set_and_removed_in_their_places(store: &SharedStore) {
+    let [id, other] = [ObjectId::new(), ObjectId::new()];
+    let before = |id: ObjectId| rawdoc! {"_id": id, "status": "Processing", "owner": "n", "childIDs": [], "__v": 0};
+    let into = Collection::Transactions;
+    let inserts = [id, other].map(|id| Write::InsertRaw {
+        into,
+        document: before(id),
+    });
+    for outcome in store.write(&inserts).await.unwrap() {
+        assert_eq!(outcome.unwrap().modified, 1);
+    }
+
+    let set = |id: ObjectId, set: RawDocumentBuf, unset| Write::Set {
+        of: into,
+        id,
+        set,
+        unset,
+    };
+    let batch = [
+        set(
+            id,
+            rawdoc! {"response": {"status": 200}, "status": "Successful"},
+            &["owner", "absent"],
+        ),
+        set(other, rawdoc! {"status": "Processing"}, &[]),
+        set(ObjectId::new(), rawdoc! {"status": "Failed"}, &["owner"]),
+        set(other, rawdoc! {}, &["owner"]),
+    ];
+    let outcomes = store.write(&batch).await.unwrap();
+
+    let counts: Vec<_> = outcomes.into_iter().map(|outcome| outcome.unwrap()).collect();
+    let counts: Vec<_> = counts.iter().map(|done| (done.matched, done.modified)).collect();
+    assert_eq!(counts, [(1, 1), (1, 0), (0, 0), (1, 1)]);
+    let found = store.all(into, Find::by(doc! {"status": "Successful"})).await.unwrap();
+    assert_eq!(
+        found,
+        [doc! {"_id": id, "status": "Successful", "childIDs": [], "__v": 0, "response": {"status": 200}}]
+    );
+    let found = store.all(into, Find::by(doc! {"_id": other})).await.unwrap();
+    assert_eq!(
+        found,
+        [doc! {"_id": other, "status": "Processing", "childIDs": [], "__v": 0}]
+    );
+    assert_eq!(store.count(into, doc! {}).await.unwrap(), 2);
+}
+
 async fn the_matched_element_is_updated(store: &SharedStore) {
     let stored =
         doc! {"_id": 1, "transactions": [{"tid": "a", "tstatus": "Queued"}, {"tid": "b", "tstatus": "Queued"}]};
@@ -547,7 +594,7 @@ async fn a_batch_is_written_in_order(store: &SharedStore) {
         insert(2),
     ]);
 
-    let outcomes = store.write(batch).await.unwrap();
+    let outcomes = store.write(&batch).await.unwrap();
 
     let matched: Vec<u64> = outcomes
         .iter()
@@ -582,7 +629,7 @@ async fn a_write_that_fails_alone_does_not_stop_the_rest(store: &SharedStore) {
     };
 
     let outcomes = store
-        .write(vec![insert(1), insert(1), broken, insert(2), insert(2), insert(3)])
+        .write(&[insert(1), insert(1), broken, insert(2), insert(2), insert(3)])
         .await
         .unwrap();
 
@@ -819,7 +866,7 @@ async fn a_document_beyond_the_limit_is_refused(store: &SharedStore) {
         into: Collection::Transactions,
         document: doc! {"_id": 2},
     };
-    let outcomes = store.write(vec![large, small]).await.unwrap();
+    let outcomes = store.write(&[large, small]).await.unwrap();
     assert!(matches!(outcomes[0], Err(StoreError::TooLarge)), "{:?}", outcomes[0]);
     assert!(outcomes[1].is_ok(), "{:?}", outcomes[1]);
     let half = "x".repeat(9 << 20);

@@ -185,8 +185,10 @@ impl Store for MongoStore {
         .await
     }
 
-    async fn write(&self, batch: Vec<Write>) -> Result<Vec<Result<Written>>> {
-        self.runtime.run(batch::write(Arc::clone(&self.databases), batch)).await
+    async fn write(&self, batch: &[Write]) -> Result<Vec<Result<Written>>> {
+        self.runtime
+            .run(batch::write(Arc::clone(&self.databases), batch::prepare(batch)))
+            .await
     }
 
     async fn find_and_update(&self, of: Collection, ask: FindAndUpdate) -> Result<Option<Document>> {

@@ -21,7 +21,7 @@ pub use projection::Projection;
 pub(in crate::store) use sort::Direction;
 pub use sort::SortOrder;
 pub use update::{Moment, Update};
-pub(in crate::store) use update::{asked_id, replacement, with_id};
+pub(in crate::store) use update::{asked_id, replacement, splice, with_id};
 
 #[cfg(test)]
 pub(in crate::store) mod tests;

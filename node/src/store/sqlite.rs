@@ -149,16 +149,30 @@ impl SqliteStore {
         })
     }
 
-    fn change(&self, write: Write) -> Result<Change> {
+    fn change(&self, write: &Write) -> Result<Change> {
         match write {
             Write::Insert { into, document } => {
                 if !document.contains_key("_id") {
                     return Err(StoreError::BadQuery("a document needs its _id".into()));
                 }
-                let table = self.table(into)?;
-                let row = Row::of(table, &super::query::with_id(document))?;
+                let table = self.table(*into)?;
+                let row = match document.keys().next() {
+                    Some(first) if first == "_id" => Row::of(table, document),
+                    _ => Row::of(table, &super::query::with_id(document.clone())),
+                }?;
                 Ok(Change::Insert { table, row })
             }
+            Write::InsertRaw { into, document } => {
+                let table = self.table(*into)?;
+                let row = Row::of_raw(table, document.clone())?;
+                Ok(Change::Insert { table, row })
+            }
+            Write::Set { of, id, set, unset } => Ok(Change::Set {
+                table: self.table(*of)?,
+                id: *id,
+                set: set.clone(),
+                unset,
+            }),
             Write::Update {
                 of,
                 filter,
@@ -166,10 +180,10 @@ impl SqliteStore {
                 many,
                 upsert,
             } => Ok(Change::Update {
-                query: Query::by(self.table(of)?, Filter::compile(&filter)?),
-                update: Update::compile(&update)?,
-                many,
-                upsert,
+                query: Query::by(self.table(*of)?, Filter::compile(filter)?),
+                update: Update::compile(update)?,
+                many: *many,
+                upsert: *upsert,
             }),
             Write::Replace {
                 of,
@@ -177,13 +191,13 @@ impl SqliteStore {
                 document,
                 upsert,
             } => Ok(Change::Replace {
-                query: Query::by(self.table(of)?, Filter::compile(&filter)?),
-                document,
-                upsert,
+                query: Query::by(self.table(*of)?, Filter::compile(filter)?),
+                document: document.clone(),
+                upsert: *upsert,
             }),
             Write::Delete { from, filter, many } => Ok(Change::Delete {
-                query: Query::by(self.table(from)?, Filter::compile(&filter)?),
-                most: if many { usize::MAX } else { 1 },
+                query: Query::by(self.table(*from)?, Filter::compile(filter)?),
+                most: if *many { usize::MAX } else { 1 },
             }),
         }
     }
@@ -202,8 +216,8 @@ impl Store for SqliteStore {
             .await
     }
 
-    async fn write(&self, batch: Vec<Write>) -> Result<Vec<Result<Written>>> {
-        let changes = batch.into_iter().map(|write| self.change(write)).collect();
+    async fn write(&self, batch: &[Write]) -> Result<Vec<Result<Written>>> {
+        let changes = batch.iter().map(|write| self.change(write)).collect();
         self.writer.ask(|reply| Request::Write(changes, reply)).await?
     }
 

@@ -101,7 +101,7 @@ async fn remove(api: &Api, id: &str, caller: &Caller) -> Result<(), Fault> {
             many: true,
         },
     ];
-    for outcome in api.store().write(batch).await? {
+    for outcome in api.store().write(&batch).await? {
         outcome?;
     }
     api.changed(Collection::Channels).await;

@@ -182,7 +182,7 @@ async fn a_long_list_is_streamed_whole() {
             document,
         }
     });
-    for outcome in api.store.write(batch.collect()).await.unwrap() {
+    for outcome in api.store.write(&batch.collect::<Vec<_>>()).await.unwrap() {
         outcome.unwrap();
     }
     let answer = root.get("/transactions?filterRepresentation=full").await;

@@ -2,7 +2,7 @@
 //!
 //! A transaction that lacks a part has fewer events; none of this ever fails a request.
 
-use bson::{Bson, DateTime, Document, doc};
+use bson::{Bson, DateTime, Document, RawDocumentBuf, doc};
 
 use crate::api::context::Api;
 use crate::events::{End, Normalization, Subject};
@@ -32,7 +32,7 @@ pub(super) async fn store(api: &Api, transaction: &Document, channel: Option<&Bs
     };
     let batch = events(&subject, transaction, &channel, api.clock.date())
         .into_iter()
-        .map(|document| Write::Insert {
+        .map(|document| Write::InsertRaw {
             into: Collection::Events,
             document,
         })
@@ -40,12 +40,12 @@ pub(super) async fn store(api: &Api, transaction: &Document, channel: Option<&Bs
     if batch.is_empty() {
         return;
     }
-    if let Err(error) = api.store().write(batch).await {
+    if let Err(error) = api.store().write(&batch).await {
         tracing::error!(%error, "Events could not be stored: {error}");
     }
 }
 
-fn events(subject: &Subject, transaction: &Document, channel: &Document, created: DateTime) -> Vec<Document> {
+fn events(subject: &Subject, transaction: &Document, channel: &Document, created: DateTime) -> Vec<RawDocumentBuf> {
     let mut events = Vec::new();
     if transaction.get_document("request").is_ok()
         && let Ok(response) = transaction.get_document("response")
@@ -57,13 +57,7 @@ fn events(subject: &Subject, transaction: &Document, channel: &Document, created
                 .map_or(0, |status| status as i32),
             at: time(transaction, "response").map_or(subject.at, DateTime::timestamp_millis),
         };
-        let name = primary_route(channel);
-        for mut event in subject.primary(name.unwrap_or_default(), None, end, created) {
-            if name.is_none() {
-                event.insert("name", Bson::Null);
-            }
-            events.push(event);
-        }
+        events.extend(subject.primary(primary_route(channel), None, end, created));
     }
     events.extend(subject.orchestrations(&documents(transaction, "orchestrations"), created));
     let routes = documents(transaction, "routes");
@@ -82,9 +76,12 @@ fn primary_route(channel: &Document) -> Option<&str> {
     primary.get_str("name").ok()
 }
 
-fn documents(of: &Document, list: &str) -> Vec<Document> {
+fn documents(of: &Document, list: &str) -> Vec<RawDocumentBuf> {
     let items = of.get_array(list).map_or(&[][..], Vec::as_slice);
-    items.iter().filter_map(Bson::as_document).cloned().collect()
+    let documents = items.iter().filter_map(Bson::as_document);
+    documents
+        .filter_map(|document| RawDocumentBuf::try_from(document).ok())
+        .collect()
 }
 
 fn time(transaction: &Document, half: &str) -> Option<DateTime> {

@@ -134,7 +134,7 @@ pub(super) async fn rename(api: &Api, old: &str, new: &str) -> Result<(), Fault>
             upsert: false,
         },
     ];
-    for outcome in api.store().write(batch).await? {
+    for outcome in api.store().write(&batch).await? {
         outcome?;
     }
     Ok(())
@@ -160,7 +160,7 @@ async fn put(api: &Api, email: &str, passports: Vec<(&str, Document)>) -> Result
             upsert: true,
         }
     });
-    for outcome in api.store().write(upserts.collect()).await? {
+    for outcome in api.store().write(&upserts.collect::<Vec<_>>()).await? {
         outcome?;
     }
     Ok(())

@@ -88,11 +88,11 @@ fn an_opened_transaction_has_every_default_and_no_empty_object() {
             ..RequestPart::default()
         },
     }
-    .into_document();
+    .stored();
 
     assert_eq!(
         document,
-        doc! {
+        rawdoc! {
             "_id": id, "clientID": client, "clientIP": "127.0.0.1", "childIDs": [], "channelID": channel,
             "request": {"host": "him.example", "port": "15001", "path": "/echo", "querystring": "x=1&y=%20z", "body": "",
                         "method": "GET", "timestamp": DateTime::from_millis(5)},
@@ -114,11 +114,11 @@ fn an_answer_sets_only_what_there_is() {
         properties: Some(Bson::Null),
         ..Answer::default()
     }
-    .into_fields();
+    .stored();
 
     assert_eq!(
         fields,
-        doc! {"response": {"status": 201, "headers": {"x-a": "1"}, "body": "ok"}, "orchestrations": []}
+        rawdoc! {"response": {"status": 201, "headers": {"x-a": "1"}, "body": "ok"}, "orchestrations": []}
     );
 }
 
@@ -161,7 +161,7 @@ fn a_failed_secondary_route_is_stored_with_its_error() {
     let id = ObjectId::from_bytes([1; 12]);
     let entry = route_entry(
         id,
-        RouteResult {
+        &RouteResult {
             name: "r".into(),
             response: ResponsePart {
                 status: 500,
@@ -177,7 +177,7 @@ fn a_failed_secondary_route_is_stored_with_its_error() {
 
     assert_eq!(
         entry,
-        doc! {"_id": id, "name": "r", "request": {"path": "", "method": ""}, "response": {"status": 500}, "orchestrations": [],
+        rawdoc! {"_id": id, "name": "r", "request": {"path": "", "method": ""}, "response": {"status": 500}, "orchestrations": [],
         "error": {"message": "connect ECONNREFUSED", "stack": "at route"}}
     );
 }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bson::{DateTime, Document};
+use bson::{DateTime, RawDocumentBuf};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio::sync::mpsc;
@@ -45,7 +45,7 @@ pub(super) struct Yielded {
     pub(super) answer: Option<transaction::Answer>,
     /// `None` if there is no time to count.
     pub(super) answered_at: Option<Millis>,
-    pub(super) events: Vec<Document>,
+    pub(super) events: Vec<RawDocumentBuf>,
     pub(super) held: Held,
 }
 
@@ -233,7 +233,7 @@ impl Carrier {
         body: Bytes,
         announced: Option<HeaderValue>,
         answering: Answering,
-    ) -> (StatusCode, Held, Document) {
+    ) -> (StatusCode, Held, RawDocumentBuf) {
         let Composed {
             status,
             mut headers,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bson::oid::ObjectId;
-use bson::{Bson, DateTime, Document};
+use bson::{Bson, DateTime, RawDocumentBuf};
 use http::{HeaderMap, StatusCode};
 
 use super::Carrier;
@@ -47,7 +47,7 @@ enum Answered {
 /// A route that ended, as it is stored.
 #[derive(Debug)]
 pub(super) struct Finished {
-    pub(super) entry: Document,
+    pub(super) entry: RawDocumentBuf,
     /// URN of the mediator that answered.
     pub(super) mediator: Option<String>,
     pub(super) status: u16,
@@ -160,7 +160,7 @@ impl Carrier {
         Finished {
             status: result.response.status,
             has_failed: result.error.is_some(),
-            entry: route_entry(ObjectId::new(), result),
+            entry: route_entry(ObjectId::new(), &result),
             mediator,
         }
     }

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use bson::oid::ObjectId;
-use bson::{Bson, DateTime, Document};
+use bson::{Bson, DateTime, Document, RawDocumentBuf};
 use http::{HeaderValue, StatusCode, header};
 
 use super::primary::{Held, Sent, Yielded};
 use super::{Answering, Carrier};
 use crate::clock::Millis;
 use crate::events::End;
-use crate::model::transaction::{self, ErrorPart, RequestPart, ResponsePart};
+use crate::model::transaction::{self, ErrorPart, RequestPart, ResponsePart, put_header};
 use crate::pipeline::Rejection;
 use crate::pipeline::respond::{Answer, FAILURE};
 use crate::record::capture::Capture;
@@ -52,7 +52,7 @@ impl Carrier {
     pub(super) fn response_part(
         &mut self,
         status: StatusCode,
-        headers: Document,
+        headers: RawDocumentBuf,
         body: &Capture,
         at: Option<Millis>,
     ) -> ResponsePart {
@@ -64,12 +64,16 @@ impl Carrier {
         }
     }
 
-    fn own_record(&mut self, sent: Sent<'_>, reply: &Reply, body: &Capture, at: Millis) -> Document {
+    fn own_record(&mut self, sent: Sent<'_>, reply: &Reply, body: &Capture, at: Millis) -> RawDocumentBuf {
         let request = self.sent_part(sent.route, sent.target);
         let mut headers = stored_headers(&reply.headers);
-        headers.insert("X-OpenHIM-TransactionID", self.message.transaction.to_hex());
+        put_header(
+            &mut headers,
+            "X-OpenHIM-TransactionID",
+            self.message.transaction.to_hex(),
+        );
         let response = self.response_part(reply.status, headers, body, Some(at));
-        transaction::orchestration(ObjectId::new(), &sent.route.route.name, request, Some(response), None)
+        transaction::orchestration(ObjectId::new(), &sent.route.route.name, &request, Some(&response), None)
     }
 
     /// Bytes of an answer that may be kept.
@@ -88,7 +92,7 @@ impl Carrier {
     }
 
     /// A mediator's steps, their bodies charged to the transaction, or left out if the channel keeps none.
-    pub(super) fn steps(&mut self, mut steps: Vec<Document>) -> Vec<Document> {
+    pub(super) fn steps(&mut self, mut steps: Vec<Document>) -> Vec<RawDocumentBuf> {
         let channel = &self.channel.channel;
         let keeps = [
             ("request", channel.stores_request_bodies()),
@@ -106,7 +110,14 @@ impl Carrier {
                 }
             }
         }
-        steps
+        let stored = steps.iter().map(RawDocumentBuf::try_from);
+        stored
+            .filter_map(|step| step.inspect_err(|error| self.unstored(error)).ok())
+            .collect()
+    }
+
+    fn unstored(&self, error: &bson::error::Error) {
+        tracing::warn!(tx.id = %self.message.transaction, %error, "A mediator's step cannot be stored");
     }
 
     /// The request as it is stored with the router's own record.
@@ -129,14 +140,14 @@ impl Carrier {
         mediator: Option<&str>,
         status: StatusCode,
         at: Millis,
-    ) -> Vec<Document> {
+    ) -> Vec<RawDocumentBuf> {
         let end = End {
             status: i32::from(status.as_u16()),
             at,
         };
         let [start, ended] = self
             .subject
-            .primary(&route.route.name, mediator, end, self.ticket.now());
+            .primary(Some(&route.route.name), mediator, end, self.ticket.now());
         vec![start, ended, self.channel_end(status, at)]
     }
 
@@ -154,7 +165,7 @@ impl Carrier {
     ) -> Yielded {
         let part = self.failure(route, error);
         let request = self.sent_part(route, target);
-        let own = transaction::orchestration(ObjectId::new(), &route.route.name, request, None, Some(part.clone()));
+        let own = transaction::orchestration(ObjectId::new(), &route.route.name, &request, None, Some(&part));
         self.failed(part, Some((route, own)), answering, true)
     }
 
@@ -184,7 +195,7 @@ impl Carrier {
     pub(super) fn failed(
         &mut self,
         error: ErrorPart,
-        own: Option<(&RouteEntry, Document)>,
+        own: Option<(&RouteEntry, RawDocumentBuf)>,
         answering: Answering,
         auto_retry: bool,
     ) -> Yielded {

@@ -7,26 +7,31 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bson::{Bson, Document, RawDocumentBuf};
+use bson::{Bson, Document, RawDocument, RawDocumentBuf, doc};
 use mongodb::error::ErrorKind;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::{Databases, bounded, error};
 use crate::store::query::{Filter, Update, replacement};
-use crate::store::{Collection, LARGEST_DOCUMENT, Result, StoreError, Write, Written};
+use crate::store::{Collection, LARGEST_DOCUMENT, Result, StoreError, Write, Written, decode};
 
 /// Commands of one batch that are under way at the same time.
 const SIDE_BY_SIDE: usize = 32;
 /// Bytes of documents in one insert command; the server takes 48 MB.
 const LARGEST_INSERT: usize = 32 << 20;
 
+/// Checks a batch.
+pub(super) fn prepare(batch: &[Write]) -> Vec<Result<Step>> {
+    batch.iter().map(step).collect()
+}
+
 /// Writes a batch. An error of the conversation is the batch's; an error of one write is its own.
-pub(super) async fn write(databases: Arc<Databases>, batch: Vec<Write>) -> Result<Vec<Result<Written>>> {
+pub(super) async fn write(databases: Arc<Databases>, batch: Vec<Result<Step>>) -> Result<Vec<Result<Written>>> {
     let mut outcomes: Vec<Option<Result<Written>>> = batch.iter().map(|_| None).collect();
     let mut stage = Stage::default();
-    for (place, write) in batch.into_iter().enumerate() {
-        match prepare(write) {
+    for (place, step) in batch.into_iter().enumerate() {
+        match step {
             Err(refused) => outcomes[place] = Some(Err(refused)),
             Ok(step) => match step.target() {
                 Some(target) => stage.add(target, place, step),
@@ -45,7 +50,8 @@ pub(super) async fn write(databases: Arc<Databases>, batch: Vec<Write>) -> Resul
 }
 
 /// A write that was checked.
-enum Step {
+#[derive(Debug)]
+pub(super) enum Step {
     Insert(Collection, RawDocumentBuf),
     Other(Write),
 }
@@ -53,8 +59,8 @@ enum Step {
 /// A document: its collection and its id's bytes.
 type Target = (Collection, Vec<u8>);
 
-fn prepare(write: Write) -> Result<Step> {
-    match &write {
+fn step(write: &Write) -> Result<Step> {
+    match write {
         Write::Insert { into, document } => {
             if !document.contains_key("_id") {
                 return Err(StoreError::BadQuery("a document needs its _id".into()));
@@ -65,6 +71,13 @@ fn prepare(write: Write) -> Result<Step> {
             }
             return Ok(Step::Insert(*into, raw));
         }
+        Write::InsertRaw { into, document } => {
+            if document.as_bytes().len() > LARGEST_DOCUMENT {
+                return Err(StoreError::TooLarge);
+            }
+            return Ok(Step::Insert(*into, document.clone()));
+        }
+        Write::Set { .. } => {}
         Write::Update { filter, update, .. } => {
             Filter::compile(filter)?;
             Update::compile(update)?;
@@ -77,7 +90,7 @@ fn prepare(write: Write) -> Result<Step> {
             Filter::compile(filter)?;
         }
     }
-    Ok(Step::Other(write))
+    Ok(Step::Other(write.clone()))
 }
 
 impl Step {
@@ -92,7 +105,8 @@ impl Step {
                 (*of, plain_id(filter)?)
             }
             Self::Other(Write::Delete { from, filter, .. }) => (*from, plain_id(filter)?),
-            Self::Other(Write::Insert { .. }) => return None,
+            Self::Other(Write::Set { of, id, .. }) => (*of, Bson::ObjectId(*id)),
+            Self::Other(Write::Insert { .. } | Write::InsertRaw { .. }) => return None,
         };
         if collection.indexes().iter().any(|index| index.unique) {
             return None;
@@ -263,6 +277,11 @@ async fn run_unbounded(databases: &Databases, step: Step) -> Result<Written> {
                 ..Written::default()
             })
         }
+        Step::Other(Write::Set { of, id, set, unset }) => {
+            let collection = databases.collection(of);
+            let outcome = collection.update_one(doc! {"_id": id}, set_fields(&set, unset)?).await;
+            outcome.map(written).map_err(error::of)
+        }
         Step::Other(Write::Update {
             of,
             filter,
@@ -305,8 +324,26 @@ async fn run_unbounded(databases: &Databases, step: Step) -> Result<Written> {
                 upserted: false,
             })
         }
-        Step::Other(Write::Insert { .. }) => Err(StoreError::Other("an insert was not prepared".into())),
+        Step::Other(Write::Insert { .. } | Write::InsertRaw { .. }) => {
+            Err(StoreError::Other("an insert was not prepared".into()))
+        }
     }
+}
+
+/// The update that puts and removes fields; the server refuses an operator without fields.
+fn set_fields(set: &RawDocument, unset: &[&str]) -> Result<Document> {
+    let mut update = Document::new();
+    if !set.is_empty() {
+        update.insert("$set", decode(set)?);
+    }
+    if !unset.is_empty() {
+        let unset: Document = unset
+            .iter()
+            .map(|field| ((*field).to_owned(), Bson::from("")))
+            .collect();
+        update.insert("$unset", unset);
+    }
+    Ok(update)
 }
 
 fn written(outcome: mongodb::results::UpdateResult) -> Written {

@@ -70,6 +70,11 @@ impl Path {
         }
     }
 
+    /// Its first part: a field of the document itself.
+    pub(in crate::store) fn first(&self) -> &str {
+        self.parts.first().map_or("", |part| &part.name)
+    }
+
     /// The path as it was written.
     pub(in crate::store) fn text(&self) -> String {
         let names: Vec<&str> = self.parts.iter().map(|part| &*part.name).collect();

@@ -6,6 +6,7 @@
 mod array;
 mod number;
 mod parse;
+mod splice;
 mod step;
 
 use bson::{Bson, DateTime, Document, RawDocument, Timestamp};
@@ -13,6 +14,7 @@ use bson::{Bson, DateTime, Document, RawDocument, Timestamp};
 use super::filter::Filter;
 use super::{bad, compare};
 use crate::store::Result;
+pub(in crate::store) use splice::splice;
 use step::{Missing, Step};
 
 /// A compiled update document.

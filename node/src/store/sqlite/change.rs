@@ -1,5 +1,6 @@
 //! One write, as it is done on the writer's connection.
 
+use bson::oid::ObjectId;
 use bson::{Bson, DateTime, Document, RawDocument, RawDocumentBuf};
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use rusqlite::{ToSql, params_from_iter};
@@ -8,9 +9,9 @@ use super::connection::Database;
 use super::error;
 use super::key::Key;
 use super::query::{self, Query};
-use super::schema::{Table, quoted};
+use super::schema::{Column, Table, quoted};
 use super::writer::FindAndUpdate;
-use crate::store::query::{Moment, Path, Update, asked_id, replacement, with_id};
+use crate::store::query::{Moment, Path, Update, asked_id, replacement, splice, with_id};
 use crate::store::{DATABASE, LARGEST_DOCUMENT, Result, StoreError, Written, decode};
 
 /// A write with everything worked out that does not need the database.
@@ -19,6 +20,13 @@ pub(super) enum Change {
     Insert {
         table: &'static Table,
         row: Row,
+    },
+    /// Fields of the document itself.
+    Set {
+        table: &'static Table,
+        id: ObjectId,
+        set: RawDocumentBuf,
+        unset: &'static [&'static str],
     },
     Update {
         query: Query,
@@ -76,6 +84,14 @@ impl Row {
     /// It is too large or can't be written as BSON.
     pub(super) fn of(table: &Table, document: &Document) -> Result<Self> {
         let raw = RawDocumentBuf::try_from(document).map_err(|error| StoreError::BadQuery(error.to_string()))?;
+        Self::of_raw(table, raw)
+    }
+
+    /// The same for a document that is written as BSON already.
+    ///
+    /// # Errors
+    /// It is too large.
+    pub(super) fn of_raw(table: &Table, raw: RawDocumentBuf) -> Result<Self> {
         if raw.as_bytes().len() > LARGEST_DOCUMENT {
             return Err(StoreError::TooLarge);
         }
@@ -97,6 +113,7 @@ impl Change {
                     ..Written::default()
                 })
             }
+            Self::Set { table, id, set, unset } => set_fields(database, table, *id, set, unset),
             Self::Update {
                 query,
                 update,
@@ -232,6 +249,46 @@ fn change_row(
         after,
         modified,
     }))
+}
+
+/// Changes fields of one document, whose bytes are not decoded for that.
+fn set_fields(
+    database: &Database,
+    table: &Table,
+    id: ObjectId,
+    set: &RawDocument,
+    unset: &[&str],
+) -> Result<Written, Failure> {
+    let Some((seq, before)) = query::document_of(database, table, id)? else {
+        return Ok(Written::default());
+    };
+    let after = splice(&before, set, unset)?;
+    if after.as_bytes().len() > LARGEST_DOCUMENT {
+        return Err(StoreError::TooLarge.into());
+    }
+    let modified = after != before;
+    if modified {
+        // The other columns are the same before and after.
+        let keys = |document: &RawDocument| -> Vec<Key> {
+            let key = |column: &Column| {
+                let field = column.path.first();
+                let is_touched = unset.contains(&field) || matches!(set.get(field), Ok(Some(_)));
+                is_touched.then(|| column.key(document)).flatten()
+            };
+            table.columns.iter().map(key).collect()
+        };
+        let (old, new) = (keys(&before), keys(&after));
+        let row = Row {
+            keys: new,
+            document: after,
+        };
+        store_row(database, table, seq, &old, &row)?;
+    }
+    Ok(Written {
+        matched: 1,
+        modified: modified.into(),
+        upserted: false,
+    })
 }
 
 /// Writes a row in its place; columns that stay as they are, and their indexes, are not touched.

@@ -14,6 +14,8 @@ use crate::store::query::Pattern;
 const BUSY: Duration = Duration::from_secs(10);
 /// Prepared statements that a connection keeps.
 const STATEMENTS: usize = 256;
+/// Pages in the log at which they are copied into the file itself. What changes again and again is copied once.
+const CHECKPOINT_PAGES: i64 = 4096;
 /// Bytes that the log keeps on disk after it was emptied.
 const LOG_BYTES: i64 = 64 << 20;
 
@@ -36,6 +38,7 @@ impl Database {
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "journal_size_limit", LOG_BYTES)?;
+        connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
         connection.pragma_update(None, "temp_store", "MEMORY")?;
         connection.pragma_update(None, "cache_size", -i64::from(cache_kib))?;
         let patterns = Patterns::default();

@@ -7,10 +7,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bson::{RawDocument, RawDocumentBuf};
+use bson::oid::ObjectId;
+use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
 use rusqlite::{CachedStatement, Rows, Statement, params_from_iter};
 
 use super::connection::Database;
+use super::key;
 use super::plan::Plan;
 use super::schema::{Table, quoted};
 use crate::store::query::{Filter, Projection, SortOrder};
@@ -247,6 +249,28 @@ fn fetch<'c>(database: &'c Database, table: &Table) -> rusqlite::Result<CachedSt
 /// One document, copied.
 pub(super) fn document(database: &Database, table: &Table, seq: i64) -> rusqlite::Result<Option<RawDocumentBuf>> {
     see(&mut fetch(database, table)?, seq, RawDocument::to_owned)
+}
+
+/// The row of the document with this id, copied.
+pub(super) fn document_of(
+    database: &Database,
+    table: &Table,
+    id: ObjectId,
+) -> rusqlite::Result<Option<(i64, RawDocumentBuf)>> {
+    let sql = format!(
+        "SELECT seq, doc FROM {} WHERE \"_id\" = ?1",
+        quoted(table.collection.name())
+    );
+    let mut statement = database.connection.prepare_cached(&sql)?;
+    let mut rows = statement.query([key::simple(RawBsonRef::ObjectId(id))])?;
+    let Some(row) = rows.next()? else {
+        return Ok(None);
+    };
+    let document = RawDocument::from_bytes(row.get_ref(1)?.as_blob()?).ok();
+    Ok(document
+        .map(RawDocument::to_owned)
+        .zip(row.get(0).ok())
+        .map(|(document, seq)| (seq, document)))
 }
 
 /// Looks at one document where it lies.

@@ -187,7 +187,7 @@ async fn documents_past_their_time_are_swept_away() {
             document: doc! {"_id": id, "timestamp": date(0)},
         })
         .collect();
-    store.write(old).await.unwrap();
+    store.write(&old).await.unwrap();
     clock.advance(1);
     let sweep = || {
         let sqlite = Arc::clone(&sqlite);
@@ -408,7 +408,7 @@ async fn slow_readers_hold_neither_threads_nor_the_log() {
         into: Collection::Tasks,
         document: doc! {"_id": id, "x": "x".repeat(500)},
     });
-    store.write(batch.collect()).await.unwrap();
+    store.write(&batch.collect::<Vec<_>>()).await.unwrap();
 
     let mut idle = Vec::new();
     for _ in 0..20 {

@@ -36,7 +36,7 @@ async fn the_planner_changes_no_answer() {
             into: Collection::Transactions,
             document: document.clone(),
         });
-        store.write(batch.collect()).await.unwrap();
+        store.write(&batch.collect::<Vec<_>>()).await.unwrap();
         for _ in 0..1500 {
             let filter = chance.filter(2);
             let Ok(compiled) = Filter::compile(&filter) else {
@@ -96,7 +96,7 @@ async fn changes_find_what_queries_find() {
             into: Collection::Transactions,
             document: document.clone(),
         });
-        store.write(batch.collect()).await.unwrap();
+        store.write(&batch.collect::<Vec<_>>()).await.unwrap();
         let (filter, path) = (chance.filter(1), chance.path());
         let Ok(compiled) = Filter::compile(&filter) else {
             continue;
