@@ -9,7 +9,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,14 +30,16 @@ use crate::jobs::alerts::Alerts;
 use crate::jobs::body_cull::BodyCull;
 use crate::jobs::lease::Leases;
 use crate::jobs::outbox::{Outbox, SendWaiting};
+use crate::jobs::polling::Polls;
 use crate::jobs::reports::Reports;
 use crate::jobs::{Job, Supervisor};
 use crate::keystore::{self, Keystore, KeystoreError, LiveKeystore};
+use crate::listen::doors::Doorkeeper;
 use crate::listen::{BindError, Bound};
 use crate::metrics::prometheus::Prometheus;
 use crate::notify::{self, Notifier};
 use crate::pipeline::jwt::JwtVerifier;
-use crate::pipeline::{self, Authenticator, Gatekeeper, RuleBook};
+use crate::pipeline::{self, Authenticator, Errands, Gatekeeper, RuleBook};
 use crate::record::{Recorder, Writer};
 use crate::route::payload::BodyLimits;
 use crate::store::{SharedStore, StoreError};
@@ -86,6 +88,8 @@ pub struct Ports {
     pub http: Option<SocketAddr>,
     pub https: Option<SocketAddr>,
     pub api: Option<SocketAddr>,
+    /// Internal: a node that cannot have it does without.
+    pub polling: Option<SocketAddr>,
 }
 
 impl Ports {
@@ -96,8 +100,15 @@ impl Ports {
             http: at(config.router.http_port),
             https: at(config.router.https_port),
             api: at(config.api.port).filter(|_| config.api.enabled),
+            polling: internal(&config.polling.host, config.polling.polling_port).filter(|_| config.polling.enabled),
         }
     }
+}
+
+/// The address of a port that only this machine is to reach.
+fn internal(host: &str, port: u16) -> Option<SocketAddr> {
+    let found = (host, port).to_socket_addrs().ok().filter(|_| port != 0);
+    found?.min_by_key(SocketAddr::is_ipv6)
 }
 
 /// What a node is bound to.
@@ -106,6 +117,7 @@ pub struct Addresses {
     pub http: Option<SocketAddr>,
     pub https: Option<SocketAddr>,
     pub api: Option<SocketAddr>,
+    pub polling: Option<SocketAddr>,
 }
 
 /// A running node; clones are the same node.
@@ -214,9 +226,15 @@ impl Node {
                 }
             });
         }
+        let (errands, queue) = Errands::new();
+        let (mut doorkeeper, doors) = Doorkeeper::new(Arc::clone(&tables), instances);
+        doorkeeper.reconcile().await;
         let parts = Parts {
             http: bound.http,
             https: bound.https,
+            polling: bound.polling,
+            doors,
+            errands: queue,
             tables: Arc::clone(&tables),
             keystore: Arc::clone(&keystore),
             asks_for_certificates: config.authentication.enable_mutual_tls,
@@ -250,6 +268,7 @@ impl Node {
         let fleet = Fleet::start(parts, instances).await.map_err(StartError::Instance)?;
         let stop = &closing;
         estate.tasks.spawn(Arc::clone(&tables).run(stop.clone()));
+        estate.tasks.spawn(doorkeeper.run(stop.clone()));
         estate.tasks.spawn(Arc::clone(&member).run(shutdown.hard.child_token()));
         let follow = keystore::follow(
             Arc::clone(&keystore),
@@ -277,6 +296,7 @@ impl Node {
                 presence: Arc::clone(&presence),
                 tables: Arc::clone(&tables),
                 keystore: Arc::clone(&keystore),
+                errands: errands.clone(),
             });
             let source = Arc::clone(&keystore);
             let tls: Option<api::TlsSource> = match config.api.protocol {
@@ -287,11 +307,15 @@ impl Node {
         }
         let leases = Leases::new(Arc::clone(&store), Arc::clone(&clock), member.id());
         let standing = jobs(&config, &store, &notifier);
+        let polls = config.polling.enabled.then(|| Polls::new(Arc::clone(&tables), errands));
         let supervisor = Supervisor::new(
             Arc::clone(&store),
             Arc::clone(&clock),
             leases,
-            Box::new(move || standing.clone()),
+            Box::new(move || {
+                let polls = polls.iter().flat_map(Polls::jobs);
+                standing.iter().cloned().chain(polls).collect()
+            }),
         );
         estate.tasks.spawn(Arc::new(supervisor).serve(stop.clone()));
         for (what, address) in addresses.named() {
@@ -426,6 +450,7 @@ struct Listeners {
     http: Option<Bound>,
     https: Option<Bound>,
     api: Option<Bound>,
+    polling: Option<Bound>,
 }
 
 impl Listeners {
@@ -437,11 +462,18 @@ impl Listeners {
             http: bind("HTTP", ports.http, instances)?,
             https: bind("HTTPS", ports.https, instances)?,
             api: bind("API", ports.api, 1)?,
+            polling: bind("polling", ports.polling, instances).unwrap_or_else(|error| {
+                warn!(
+                    error = &error as &dyn std::error::Error,
+                    "Channels are polled, but not at the polling port"
+                );
+                None
+            }),
         })
     }
 
     fn listen(&self) -> Result<(), BindError> {
-        let all = [&self.http, &self.https, &self.api];
+        let all = [&self.http, &self.https, &self.api, &self.polling];
         all.into_iter().flatten().try_for_each(Bound::listen)
     }
 
@@ -451,6 +483,7 @@ impl Listeners {
             http: address(&self.http),
             https: address(&self.https),
             api: address(&self.api),
+            polling: address(&self.polling),
         }
     }
 
@@ -463,9 +496,14 @@ impl Listeners {
 
 impl Addresses {
     fn named(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
-        [("HTTP", self.http), ("HTTPS", self.https), ("API", self.api)]
-            .into_iter()
-            .filter_map(|(what, address)| address.map(|address| (what, address)))
+        [
+            ("HTTP", self.http),
+            ("HTTPS", self.https),
+            ("API", self.api),
+            ("POLLING HTTP", self.polling),
+        ]
+        .into_iter()
+        .filter_map(|(what, address)| address.map(|address| (what, address)))
     }
 }
 
@@ -495,6 +533,11 @@ fn pipeline_settings(config: &Config) -> pipeline::Settings {
         url_bytes: limits.url_bytes,
         route_timeout: config.router.route_timeout(),
         normalization: Normalization::of(&config.events),
+        tcp_host: {
+            let receiver = &config.tcp_adapter.http_receiver;
+            format!("{}:{}", receiver.host, receiver.http_port).into()
+        },
+        polling_host: format!("{}:{}", config.polling.host, config.polling.polling_port).into(),
     }
 }
 
@@ -504,7 +547,6 @@ fn api_settings(config: &Config) -> api::Settings {
         authentication: config.authentication.clone(),
         certificate_management: config.certificate_management.clone(),
         events: config.events.clone(),
-        polling: config.polling.clone(),
         rerun: config.rerun.clone(),
         alerts: config.alerts.clone(),
         logger: config.logger.clone(),

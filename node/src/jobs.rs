@@ -9,6 +9,7 @@ pub mod auto_retry;
 pub mod body_cull;
 pub mod lease;
 pub mod outbox;
+pub mod polling;
 pub mod reports;
 pub mod schedule;
 
@@ -119,7 +120,11 @@ impl Supervisor {
                 }
                 refreshed = Some(tokio::time::Instant::now());
             }
-            for job in (self.wanted)() {
+            let wanted = (self.wanted)();
+            if is_stale {
+                self.forget_polls(&mut known, &wanted).await;
+            }
+            for job in wanted {
                 if let Err(error) = self.consider(&job, &mut known, &stop).await {
                     tracing::warn!(job.name = job.name(), error = %error, "Job {} could not be looked at", job.name());
                 }
@@ -131,6 +136,24 @@ impl Supervisor {
         }
         self.running.close();
         self.running.wait().await;
+    }
+
+    /// Removes what is known of polls that nobody wants any more.
+    async fn forget_polls(&self, known: &mut HashMap<String, Known>, wanted: &[Arc<dyn Job>]) {
+        let is_wanted = |name: &str| wanted.iter().any(|job| job.name() == name);
+        let unwanted: Vec<_> = known
+            .keys()
+            .filter(|name| name.starts_with(polling::PREFIX) && !is_wanted(name))
+            .cloned()
+            .collect();
+        if unwanted.is_empty() {
+            return;
+        }
+        let filter = doc! { "name": { "$in": &unwanted } };
+        match self.store.delete(Collection::AgendaJobs, filter).await {
+            Ok(_) => known.retain(|name, _| !unwanted.contains(name)),
+            Err(error) => tracing::debug!(%error, "The polls of former channels could not be removed"),
+        }
     }
 
     async fn read(&self) -> Result<HashMap<String, Known>, StoreError> {

@@ -6,8 +6,10 @@
 //! node and outlive an instance: its successor accepts what waited meanwhile, and no connection is refused.
 
 mod connection;
+pub mod doors;
 pub mod http;
 mod preface;
+pub mod tcp;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

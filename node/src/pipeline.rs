@@ -4,11 +4,16 @@
 //! *carry* → answer. A stage that says no ends the way with a [`Rejection`]; only [`rejection`] knows statuses and words.
 //! From *open* on, the message is recorded and carried to its end, whether the client still waits or not.
 //!
+//! Four pipelines are lists of these stages: *public* takes them all; *TCP* and *polling* ([`inward`]) know sender and
+//! channel beforehand and begin with [`Admitted`].
+//!
 //! The pipeline reads the tables once per message and never changes them.
 
 pub mod authenticate;
 mod authorise;
 mod carry;
+mod errands;
+mod inward;
 pub mod jwt;
 mod limits;
 mod match_channel;
@@ -28,11 +33,13 @@ use tokio_util::task::TaskTracker;
 
 pub use self::authenticate::Authenticator;
 pub use self::carry::RuleBook;
+pub use self::errands::{ErrandQueue, Errands};
+pub use self::inward::PollError;
 pub use self::limits::Gatekeeper;
 pub use self::rejection::Rejection;
 pub use self::respond::AnswerBody;
 use self::stages::Received;
-pub use self::stages::{Admitted, Identified, Matched};
+pub use self::stages::{Admitted, Entrance, Identified, Matched};
 use crate::audit::{Auditor, Event};
 use crate::clock::Clock;
 use crate::events::Normalization;
@@ -78,6 +85,10 @@ pub struct Settings {
     /// Where a channel sets no timeout.
     pub route_timeout: Duration,
     pub normalization: Normalization,
+    /// `Host` of a message from a TCP channel: the receiver that OpenHIM hands it to.
+    pub tcp_host: Arc<str>,
+    /// `Host` of a scheduled poll: the polling port.
+    pub polling_host: Arc<str>,
 }
 
 /// The stages and what they work with. One for each instance.
@@ -98,10 +109,33 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// The public way: a request over HTTP or HTTPS.
-    pub async fn http(self: Arc<Self>, request: Request<Incoming>, peer: Arc<Peer>) -> Response<AnswerBody> {
-        let mut shape = respond::Shape::of(&request);
-        match self.admit(request, peer).await {
+    /// A request at one of the HTTP ports.
+    pub async fn request(
+        self: Arc<Self>,
+        entrance: Entrance,
+        request: Request<Incoming>,
+        peer: Arc<Peer>,
+    ) -> Response<AnswerBody> {
+        match entrance {
+            Entrance::Polling => self.polling(request, peer).await,
+            Entrance::Public | Entrance::Tcp => self.public(request, peer).await,
+        }
+    }
+
+    /// The public pipeline: a request over HTTP or HTTPS.
+    async fn public(self: Arc<Self>, request: Request<Incoming>, peer: Arc<Peer>) -> Response<AnswerBody> {
+        let shape = respond::Shape::of(&request);
+        let admitted = self.admit(request, peer).await;
+        self.finish(admitted, shape).await
+    }
+
+    /// Carries what was admitted, and answers.
+    async fn finish(
+        self: Arc<Self>,
+        admitted: Result<Box<Admitted>, Box<Refused>>,
+        mut shape: respond::Shape,
+    ) -> Response<AnswerBody> {
+        match admitted {
             Ok(admitted) => {
                 let (answer, answered) = oneshot::channel();
                 // On its own: a client that goes away must not leave a transaction half done.

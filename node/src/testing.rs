@@ -138,6 +138,7 @@ impl NodeBuilder {
             http: any,
             https: any.filter(|_| self.with_https),
             api: any.filter(|_| self.with_api),
+            polling: any,
         };
         let shutdown = Shutdown::default();
         let node = Node::start_on(ports, Arc::new(self.config.clone()), shutdown.clone())

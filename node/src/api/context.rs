@@ -19,6 +19,7 @@ use crate::crypto::password::Remembered;
 use crate::keystore::{self, LiveKeystore};
 use crate::metrics::prometheus::Prometheus;
 use crate::notify;
+use crate::pipeline::Errands;
 use crate::store::{Collection, SharedStore, Store};
 use crate::tables::Keeper;
 
@@ -29,7 +30,6 @@ pub struct Settings {
     pub authentication: config::Authentication,
     pub certificate_management: config::CertificateManagement,
     pub events: config::Events,
-    pub polling: config::Polling,
     pub rerun: config::Rerun,
     /// What mails say of this installation.
     pub alerts: config::Alerts,
@@ -63,6 +63,8 @@ pub struct Parts {
     pub tables: Arc<Keeper>,
     /// Told when the keystore has changed.
     pub keystore: Arc<LiveKeystore>,
+    /// Where polls are asked for.
+    pub errands: Errands,
 }
 
 /// What all requests share.
@@ -79,6 +81,7 @@ pub struct Api {
     pub(super) presence: Arc<Presence>,
     tables: Arc<Keeper>,
     pub(super) keystore: Arc<LiveKeystore>,
+    pub(super) errands: Errands,
     pub(super) logins: LoginLimit,
     /// Passwords that were verified against slow hashes.
     pub(super) remembered: Remembered,
@@ -103,6 +106,7 @@ impl Api {
             presence: parts.presence,
             tables: parts.tables,
             keystore: parts.keystore,
+            errands: parts.errands,
             logins: LoginLimit::default(),
             remembered: Remembered::new(),
             bodies: Room::default(),

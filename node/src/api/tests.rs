@@ -322,7 +322,6 @@ async fn service(store: &SharedStore, clock: &Arc<ManualClock>, mailbox: &Arc<Ma
         authentication: config.authentication,
         certificate_management: config.certificate_management,
         events: config.events,
-        polling: config.polling,
         rerun: config.rerun,
         alerts: config.alerts,
         logger: config.logger,
@@ -345,6 +344,8 @@ async fn service(store: &SharedStore, clock: &Arc<ManualClock>, mailbox: &Arc<Ma
             presence: Arc::default(),
             tables: Arc::new(tables),
             keystore: live_keystore(clock),
+            // Nobody does errands here.
+            errands: crate::pipeline::Errands::new().0,
         }),
         routes: super::routes().into(),
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, Semaphore, oneshot};
+use tokio::sync::{Mutex, Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -23,9 +23,10 @@ use crate::cluster::Presence;
 use crate::config::Limits;
 use crate::keystore::LiveKeystore;
 use crate::listen::Bound;
+use crate::listen::doors::Doors;
 use crate::listen::http::{Acceptor, Tls};
 use crate::metrics::prometheus::Prometheus;
-use crate::pipeline::{Authenticator, Gatekeeper, Pipeline, RuleBook, Settings};
+use crate::pipeline::{Authenticator, Entrance, ErrandQueue, Gatekeeper, Pipeline, RuleBook, Settings};
 use crate::record::Recorder;
 use crate::route::Router;
 use crate::tables::Keeper;
@@ -38,6 +39,9 @@ const BREATH: Duration = Duration::from_millis(100);
 pub(super) struct Parts {
     pub(super) http: Option<Bound>,
     pub(super) https: Option<Bound>,
+    pub(super) polling: Option<Bound>,
+    pub(super) doors: watch::Receiver<Doors>,
+    pub(super) errands: ErrandQueue,
     pub(super) tables: Arc<Keeper>,
     pub(super) keystore: Arc<LiveKeystore>,
     /// Clients over TLS are asked for a certificate.
@@ -286,6 +290,7 @@ fn accept(parts: &Arc<Parts>, at: usize, stop: &CancellationToken, tracker: &Tas
         rules: Arc::clone(&parts.rules),
         tracker: tracker.clone(),
     });
+    tracker.spawn(Arc::clone(&pipeline).do_errands(parts.errands.clone(), stop.clone()));
     let acceptor = Arc::new(Acceptor {
         pipeline,
         trusted_proxies: parts.trusted_proxies.clone(),
@@ -302,11 +307,17 @@ fn accept(parts: &Arc<Parts>, at: usize, stop: &CancellationToken, tracker: &Tas
             false => parts.keystore.plain_server_config(),
         },
     };
-    for (bound, tls) in [(&parts.http, None), (&parts.https, Some(tls))] {
+    for (bound, tls, entrance) in [
+        (&parts.http, None, Entrance::Public),
+        (&parts.https, Some(tls), Entrance::Public),
+        (&parts.polling, None, Entrance::Polling),
+    ] {
         if let Some(bound) = bound {
             let listener = TcpListener::from_std(bound.socket(at)?)?;
-            tracker.spawn(Arc::clone(&acceptor).serve(listener, tls));
+            tracker.spawn(Arc::clone(&acceptor).serve(listener, tls, entrance));
         }
     }
+    let channels = acceptor.serve_channels(parts.doors.clone(), at, parts.keystore.server_config());
+    tracker.spawn(channels);
     Ok(())
 }

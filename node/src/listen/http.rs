@@ -31,14 +31,14 @@ use super::preface;
 use crate::cluster::Presence;
 use crate::config::Limits;
 use crate::keystore::LiveKeystore;
-use crate::pipeline::{Peer, Pipeline};
+use crate::pipeline::{Entrance, Peer, Pipeline};
 
 /// An idle connection is closed after this time; clients are told so.
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// How long a TLS handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(15);
+pub(super) const HANDSHAKE: Duration = Duration::from_secs(15);
 /// Pause when the process has run out of file descriptors.
-const EXHAUSTED: Duration = Duration::from_millis(50);
+pub(super) const EXHAUSTED: Duration = Duration::from_millis(50);
 
 /// How connections are encrypted and whom their certificates identify.
 #[derive(Clone, Debug)]
@@ -67,7 +67,7 @@ const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
 impl Acceptor {
     /// Accepts until told to stop. With `tls`, connections are HTTPS.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener, tls: Option<Tls>) {
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, tls: Option<Tls>, entrance: Entrance) {
         loop {
             let permit = tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -80,7 +80,7 @@ impl Acceptor {
             match accepted {
                 Ok((stream, address)) => {
                     self.presence.arrived();
-                    let connection = Arc::clone(&self).connection(stream, address, tls.clone(), permit);
+                    let connection = Arc::clone(&self).connection(stream, address, tls.clone(), entrance, permit);
                     self.tracker.spawn(connection);
                 }
                 Err(error) if is_of_the_connection(&error) => {}
@@ -92,7 +92,7 @@ impl Acceptor {
         }
     }
 
-    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
+    pub(super) async fn permit(&self) -> Option<OwnedSemaphorePermit> {
         match &self.permits {
             Some(permits) => Arc::clone(permits).acquire_owned().await.ok(),
             None => None,
@@ -101,11 +101,38 @@ impl Acceptor {
 
     async fn connection(
         self: Arc<Self>,
-        mut stream: TcpStream,
+        stream: TcpStream,
         address: SocketAddr,
         tls: Option<Tls>,
+        entrance: Entrance,
         _permit: Option<OwnedSemaphorePermit>,
     ) {
+        let Some((stream, mut peer)) = self.welcome(stream, address).await else {
+            return;
+        };
+        match tls {
+            None => self.requests(stream, peer, entrance).await,
+            Some(Tls { keystore, config }) => {
+                let acceptor = TlsAcceptor::from(config);
+                match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+                    Ok(Ok(stream)) => {
+                        let presented = stream.get_ref().1.peer_certificates().unwrap_or_default();
+                        peer.certificate = keystore.client_certificate(presented).map(Arc::new);
+                        self.requests(stream, peer, entrance).await;
+                    }
+                    Ok(Err(error)) => debug!(%error, peer = %address, "A TLS handshake failed"),
+                    Err(_) => debug!(peer = %address, "A TLS handshake took too long"),
+                }
+            }
+        }
+    }
+
+    /// Who has connected, as a trusted proxy tells it; `None` if the connection began badly or the node stops.
+    pub(super) async fn welcome(
+        &self,
+        mut stream: TcpStream,
+        address: SocketAddr,
+    ) -> Option<(Rewound<TcpStream>, Peer)> {
         // Answers are written whole; waiting for more would only delay them.
         let _ = stream.set_nodelay(true);
         let mut peer = Peer {
@@ -116,7 +143,7 @@ impl Acceptor {
         let mut first = bytes::Bytes::new();
         if peer.is_trusted {
             let preface = tokio::select! {
-                () = self.stop.cancelled() => return,
+                () = self.stop.cancelled() => return None,
                 preface = preface::read(&mut stream) => preface,
             };
             match preface {
@@ -129,29 +156,14 @@ impl Acceptor {
                 }
                 Err(error) => {
                     debug!(%error, peer = %address, "A connection began badly");
-                    return;
+                    return None;
                 }
             }
         }
-        let stream = Rewound::new(first, stream);
-        match tls {
-            None => self.requests(stream, peer).await,
-            Some(Tls { keystore, config }) => {
-                let acceptor = TlsAcceptor::from(config);
-                match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
-                    Ok(Ok(stream)) => {
-                        let presented = stream.get_ref().1.peer_certificates().unwrap_or_default();
-                        peer.certificate = keystore.client_certificate(presented).map(Arc::new);
-                        self.requests(stream, peer).await;
-                    }
-                    Ok(Err(error)) => debug!(%error, peer = %address, "A TLS handshake failed"),
-                    Err(_) => debug!(peer = %address, "A TLS handshake took too long"),
-                }
-            }
-        }
+        Some((Rewound::new(first, stream), peer))
     }
 
-    async fn requests<S>(&self, stream: S, peer: Peer)
+    async fn requests<S>(&self, stream: S, peer: Peer, entrance: Entrance)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -165,7 +177,7 @@ impl Acceptor {
             let pipeline = Arc::clone(&self.pipeline);
             let peer = Arc::clone(&peer);
             async move {
-                let mut answer = pipeline.http(request, peer).await;
+                let mut answer = pipeline.request(entrance, request, peer).await;
                 if self.stop.is_cancelled() {
                     answer.headers_mut().remove("keep-alive");
                     answer
@@ -230,7 +242,7 @@ impl Acceptor {
 }
 
 /// Errors of `accept` that say something about one connection and nothing about the next.
-fn is_of_the_connection(error: &std::io::Error) -> bool {
+pub(super) fn is_of_the_connection(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(
         error.kind(),

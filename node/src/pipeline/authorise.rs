@@ -1,7 +1,7 @@
 //! Whether a request may use its channel.
 
 use super::limits::Slot;
-use super::{Admitted, Matched, Refused, Rejection};
+use super::{Admitted, Entrance, Matched, Refused, Rejection};
 
 /// Lets a request through if its address may use the channel and either the channel is public or the client, or one of
 /// its roles, is allowed.
@@ -20,8 +20,9 @@ pub(super) fn authorise(it: Matched, offers_basic: bool) -> Result<Admitted, Box
     }
     Ok(Admitted {
         received: identified.received,
-        client: identified.client,
+        client: identified.client.map(|entry| entry.client.id),
         channel,
+        entrance: Entrance::Public,
         slot: Slot::default(),
     })
 }

@@ -23,13 +23,13 @@ use self::primary::Yielded;
 pub use self::rewriting::RuleBook;
 use self::secondary::Finished;
 use super::respond::Answer;
-use super::{Admitted, Pipeline, Rejection};
+use super::{Admitted, Entrance, Pipeline, Rejection};
 use crate::clock::Millis;
 use crate::events::{End, Subject};
 use crate::metrics::prometheus::Labels;
-use crate::model::transaction::{ErrorPart, Opening, Outcome, RequestPart, Status};
+use crate::model::transaction::{self, ErrorPart, Opening, Outcome, RequestPart, ResponsePart, Status};
 use crate::record::{Closing, Ticket};
-use crate::route::Message;
+use crate::route::{Message, stored_headers};
 use crate::tables::{ChannelEntry, RouteEntry};
 
 /// Where the client's answer goes.
@@ -40,6 +40,7 @@ type Answering = oneshot::Sender<Result<Answer, Rejection>>;
 struct Carrier {
     pipeline: Arc<Pipeline>,
     channel: Arc<ChannelEntry>,
+    entrance: Entrance,
     message: Arc<Message>,
     ticket: Ticket,
     ledger: Ledger,
@@ -93,8 +94,9 @@ impl Pipeline {
         let slot = admitted.slot;
         let opened = self.open(
             admitted.received,
-            admitted.client.as_ref().map(|entry| entry.client.id),
+            admitted.client,
             admitted.channel,
+            admitted.entrance,
             plan.as_ref().map_or(0, Plan::readers),
         );
         match opened.await {
@@ -102,6 +104,7 @@ impl Pipeline {
                 // The client may be gone; it has nothing to lose.
                 let _ = answering.send(Err(rejection));
             }
+            Ok(carrier) if !carrier.takes_method() => carrier.refuse_method(answering).await,
             Ok(carrier) => match plan {
                 Ok(plan) => carrier.run(plan, answering).await,
                 Err(reason) => carrier.give_up(reason, answering).await,
@@ -116,6 +119,7 @@ impl Pipeline {
         mut received: super::stages::Received,
         client: Option<ObjectId>,
         channel: Arc<ChannelEntry>,
+        entrance: Entrance,
         readers: usize,
     ) -> Result<Carrier, Rejection> {
         let mut ledger = Ledger::new(&self.settings);
@@ -131,7 +135,8 @@ impl Pipeline {
         };
         let is_lost = text.is_empty() && matches!(received.method, Method::POST | Method::PUT | Method::PATCH);
         let id = ObjectId::new();
-        let status = Status::initial(channel.channel.is_asynchronous);
+        // Only a channel that was matched makes a transaction pending from the start.
+        let status = Status::initial(channel.channel.is_asynchronous && entrance.is_public());
         let opening = Opening {
             id,
             status,
@@ -174,6 +179,7 @@ impl Pipeline {
         Ok(Carrier {
             pipeline: self,
             channel,
+            entrance,
             message: Arc::new(message),
             ticket,
             ledger,
@@ -320,6 +326,40 @@ impl Carrier {
                 Err(error) => tracing::error!(%error, tx.id = %self.ticket.id(), "A secondary route's task died"),
             }
         }
+    }
+
+    /// A channel that lists methods takes no others; the router has seen to that before, the other ways have not.
+    fn takes_method(&self) -> bool {
+        self.channel.channel.methods.is_empty() || self.channel.takes_method(self.message.method.as_str())
+    }
+
+    /// The message's method is none of the channel's: no route runs.
+    async fn refuse_method(self, answering: Answering) {
+        let answer = Answer::method_not_allowed(&self.message.method, &self.channel.channel.methods);
+        let (status, body, now) = (answer.0.status, answer.1, self.pipeline.clock.now());
+        let stored = transaction::Answer {
+            response: ResponsePart {
+                status: status.as_u16(),
+                headers: stored_headers(&answer.0.headers),
+                body: Some(body),
+                timestamp: Some(DateTime::from_millis(now)),
+            },
+            error: None,
+            orchestrations: vec![],
+            properties: None,
+        };
+        let held = self.answer(answering, answer.0);
+        self.count(Status::Completed, status, Some(now));
+        let closing = Closing {
+            answer: Some(stored),
+            routes: Vec::new(),
+            status: Status::Completed,
+            auto_retry: None,
+            answered_at: Some(now),
+            events: vec![self.channel_end(status, now)],
+        };
+        self.ticket.close(closing).await;
+        held.release().await;
     }
 
     /// A channel without a primary route: nobody can answer the client, the others run all the same.

@@ -47,9 +47,8 @@ impl Gatekeeper {
     /// # Errors
     /// Its client or channel asks for too much, or no place became free in time.
     pub(super) async fn admit(&self, mut it: Admitted) -> Result<Box<Admitted>, Box<Refused>> {
-        let client = it.client.as_ref().map(|entry| entry.client.id);
         let is_within =
-            client.is_none_or(|client| self.clients.take(client)) && self.channels.take(it.channel.channel.id);
+            it.client.is_none_or(|client| self.clients.take(client)) && self.channels.take(it.channel.channel.id);
         if !is_within {
             return Err(it.received.refused(Rejection::TooMany));
         }

@@ -39,6 +39,11 @@ impl Shape {
         }
     }
 
+    /// For an answer that does not go over HTTP.
+    pub(super) fn inward() -> Self {
+        Self { is_kept_alive: false }
+    }
+
     /// The connection ends with this answer.
     pub(super) fn close(&mut self) {
         self.is_kept_alive = false;
@@ -101,6 +106,26 @@ impl Answer {
             headers,
             body: AnswerBody::whole(Bytes::from_static(b"Not Acceptable")),
         }
+    }
+
+    /// The channel takes other methods; with the text of the body, as it is stored.
+    pub(super) fn method_not_allowed(method: &Method, allowed: &[String]) -> (Self, String) {
+        let text = format!(
+            "Request with method {method} is not allowed. Only {} methods are allowed",
+            allowed.join(", ")
+        );
+        let mut headers = HeaderMap::with_capacity(4);
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; charset=utf-8"),
+        );
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(text.len()));
+        let answer = Self {
+            status: StatusCode::METHOD_NOT_ALLOWED,
+            headers,
+            body: AnswerBody::whole(Bytes::from(text.clone())),
+        };
+        (answer, text)
     }
 
     /// The response, as it goes to hyper.

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use bson::oid::ObjectId;
 use http::uri::PathAndQuery;
 use http::{Method, Request, header};
 use hyper::body::Incoming;
@@ -45,12 +46,32 @@ pub struct Matched {
     pub channel: Arc<ChannelEntry>,
 }
 
+/// The port or the errand by which a message came: what differs between the pipelines beyond their stages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entrance {
+    /// The HTTP and HTTPS router.
+    Public,
+    /// A TCP or TLS channel's own port.
+    Tcp,
+    /// The polling port, or a schedule.
+    Polling,
+}
+
+impl Entrance {
+    /// True if the sender negotiates the form of its answer: coding, addresses inside.
+    pub(super) fn is_public(self) -> bool {
+        self == Self::Public
+    }
+}
+
 /// A request that may use its channel.
 #[derive(Debug)]
 pub struct Admitted {
     pub received: Received,
-    pub client: Option<Arc<ClientEntry>>,
+    /// `None`: nobody whom we know.
+    pub client: Option<ObjectId>,
     pub channel: Arc<ChannelEntry>,
+    pub entrance: Entrance,
     /// Counts it among the messages under way.
     pub slot: Slot,
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bson::{RawDocumentBuf, doc};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -57,6 +57,7 @@ pub struct Keeper {
     store: SharedStore,
     live: Live<Tables>,
     settings: Settings,
+    changes: watch::Sender<()>,
     /// What the present snapshot was made of. Held while a new one is made.
     seen: Mutex<Seen>,
 }
@@ -88,6 +89,7 @@ impl Keeper {
             store,
             live: Live::new(Tables::default()),
             settings,
+            changes: watch::channel(()).0,
             seen: Mutex::new(Seen::default()),
         };
         keeper.refresh().await?;
@@ -110,6 +112,11 @@ impl Keeper {
         Ok(self.load())
     }
 
+    /// Tells whenever there is a new snapshot.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
     /// Follows the store now.
     ///
     /// # Errors
@@ -129,6 +136,7 @@ impl Keeper {
         }
         if is_changed {
             self.live.publish(Arc::new(next));
+            self.changes.send_replace(());
         }
         Ok(())
     }

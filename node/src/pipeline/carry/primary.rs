@@ -194,7 +194,7 @@ impl Carrier {
         let wishes = self.message.headers.map();
         let composed = Composed {
             status: respond::status(reply.status, &reply.headers, self.channel.channel.is_asynchronous),
-            headers: respond::headers(&reply.headers, &self.transaction_id()),
+            headers: self.dressed(respond::headers(&reply.headers, &self.transaction_id()), &reply.headers),
             way: Way::choose(&reply.headers, wishes, rewriter.is_some()),
         };
         match begun.is_whole {
@@ -248,7 +248,7 @@ impl Carrier {
             headers.insert(header::CONTENT_LENGTH, length.clone());
         }
         let stored = stored_headers(&headers);
-        let is_acceptable = !has_body
+        let is_acceptable = !(has_body && self.entrance.is_public())
             || way
                 .compress(self.message.headers.map(), &headers, Some(body.len() as u64))
                 .is_ok();
@@ -295,7 +295,9 @@ impl Carrier {
         let (pieces, receiver) = mpsc::channel(AHEAD);
         let stored = stored_headers(&headers);
         // A client that takes nothing of what there is gets it as it is: it has flowed already.
-        let _ = way.compress(self.message.headers.map(), &headers, None);
+        if self.entrance.is_public() {
+            let _ = way.compress(self.message.headers.map(), &headers, None);
+        }
         way.label(&mut headers);
         let length = reply
             .length()
@@ -427,6 +429,14 @@ impl Carrier {
         yielded
     }
 
+    /// Only the router's answers vary with what their receiver takes.
+    pub(super) fn dressed(&self, mut headers: HeaderMap, given: &HeaderMap) -> HeaderMap {
+        if !self.entrance.is_public() && !given.contains_key(header::VARY) {
+            headers.remove(header::VARY);
+        }
+        headers
+    }
+
     fn mediated_status(&self, status: StatusCode, headers: Option<&HeaderMap>) -> StatusCode {
         let none = HeaderMap::new();
         respond::status(status, headers.unwrap_or(&none), self.channel.channel.is_asynchronous)
@@ -435,8 +445,8 @@ impl Carrier {
     /// An envelope without headers gives the client no transaction id either.
     fn mediated_headers(&self, headers: Option<HeaderMap>) -> HeaderMap {
         match headers {
-            Some(headers) => respond::headers(&headers, &self.transaction_id()),
-            None => respond::plain_headers(),
+            Some(headers) => self.dressed(respond::headers(&headers, &self.transaction_id()), &headers),
+            None => self.dressed(respond::plain_headers(), &HeaderMap::new()),
         }
     }
 }

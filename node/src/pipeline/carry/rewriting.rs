@@ -86,10 +86,7 @@ impl Pipeline {
 impl Carrier {
     /// The rules for this message's answer; `None` if its channel rewrites nothing.
     pub(super) fn rewriter(&self) -> Option<Vec<Rule>> {
-        self.channel
-            .channel
-            .rewrite_urls
-            .then(|| self.pipeline.rules_of(&self.channel))
+        (self.entrance.is_public() && self.channel.channel.rewrite_urls).then(|| self.pipeline.rules_of(&self.channel))
     }
 
     /// The body with its addresses rewritten; `None` if it stays as it is.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bson::oid::ObjectId;
 use bson::{Bson, DateTime, Document, RawDocumentBuf};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::primary::{Held, Sent, Yielded};
 use super::{Answering, Carrier};
@@ -229,9 +229,8 @@ impl Carrier {
 
     /// What is stored when the client got the generic answer.
     pub(super) fn answer_of_failure(&self, error: ErrorPart, at: Millis) -> transaction::Answer {
-        let Answer {
-            status, mut headers, ..
-        } = Answer::failure();
+        let Answer { status, headers, .. } = Answer::failure();
+        let mut headers = self.dressed(headers, &HeaderMap::new());
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(FAILURE.len()));
         transaction::Answer {
             response: ResponsePart {
