@@ -14,5 +14,7 @@ mod guide;
 mod http;
 mod layers;
 mod lifecycle;
+mod polling;
 mod road;
 mod support;
+mod tcp;

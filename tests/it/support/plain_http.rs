@@ -54,6 +54,10 @@ impl Tls {
         }
     }
 
+    pub(crate) fn config(&self) -> Arc<rustls::ClientConfig> {
+        Arc::clone(&self.config)
+    }
+
     pub(crate) fn certificate_pem(&self) -> &str {
         &self.certificate.as_ref().expect("a certificate").0
     }
