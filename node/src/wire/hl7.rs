@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn other_separators_are_the_senders_choice() {
-        let header = Header::read(b"MSH#*~\\&#A###1##ORU*R01#9#P#2.3").unwrap();
+        let header = Header::read(b"MSH#*~\\&#A####1##ORU*R01#9#P#2.3").unwrap();
 
         let ack = header.acknowledge(Verdict::Reject, "", "2", "3");
 
