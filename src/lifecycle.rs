@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -27,8 +28,8 @@ pub(crate) trait Service: Clone + Send + Sync + 'static {
     /// Takes up new settings; work in hand goes on.
     fn reload(&self) -> impl Future<Output = ()> + Send;
 
-    /// Hands over to a new copy of the program.
-    fn upgrade(&self) -> impl Future<Output = ()> + Send;
+    /// Hands over to a new copy of the program. Its process id, once it serves: this one then ends like after a soft stop.
+    fn upgrade(&self) -> impl Future<Output = Option<u32>> + Send;
 
     /// Ends when the service has stopped, by itself or because it was told to.
     fn wait(&self) -> impl Future<Output = anyhow::Result<()>> + Send;
@@ -93,6 +94,7 @@ impl Lifecycle {
     /// The service's own.
     pub(crate) async fn supervise(mut self, service: impl Service, grace: Duration) -> anyhow::Result<()> {
         let changes = TaskTracker::new();
+        let (succeeded, mut successor) = mpsc::channel(1);
         let mut watchdog = Watchdog::start();
         let mut deadline = None;
         let ended = service.wait();
@@ -108,9 +110,14 @@ impl Lifecycle {
                     changes.spawn(async move { reload(&service).await });
                 }
                 _ = self.upgrade.recv(), if changes.is_empty() => {
-                    let service = service.clone();
-                    changes.spawn(async move { service.upgrade().await });
+                    let (service, succeeded) = (service.clone(), succeeded.clone());
+                    changes.spawn(async move {
+                        if let Some(id) = service.upgrade().await {
+                            let _ = succeeded.send(id).await;
+                        }
+                    });
                 }
+                Some(id) = successor.recv() => self.retire(id, &mut deadline, grace),
                 () = at(deadline), if !self.hard.is_cancelled() => {
                     warn!("The grace period of {} s is over, dropping what still runs", grace.as_secs());
                     self.hard.cancel();
@@ -132,6 +139,17 @@ impl Lifecycle {
         tell(&[NotifyState::Stopping]);
         self.soft.cancel();
         *deadline = Some(Instant::now() + grace);
+    }
+
+    /// A soft stop of this process, while the service goes on in another.
+    fn retire(&self, successor: u32, deadline: &mut Option<Instant>, grace: Duration) {
+        info!(
+            "Process {successor} has taken over; what runs here has {} s to finish",
+            grace.as_secs()
+        );
+        tell(&[NotifyState::MainPid(successor)]);
+        self.soft.cancel();
+        deadline.get_or_insert_with(|| Instant::now() + grace);
     }
 }
 

@@ -3,6 +3,9 @@
 mod ctl;
 mod doctor;
 
+use std::env;
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +14,7 @@ use openhim_balancer::config::{Place, Problems};
 use openhim_balancer::plan::{LogFormat, Plan};
 use openhim_balancer::{Balancer, Config, Shutdown, StartError};
 use tokio::runtime;
-use tracing::{error, warn};
+use tracing::error;
 
 use crate::cli::{BalancerArgs, BalancerCommand, ServeArgs};
 use crate::failure::Failure;
@@ -54,6 +57,9 @@ fn serve(args: &ServeArgs) -> Result<(), Failure> {
 
 async fn run_until_stopped(config: Config, grace: Duration) -> Result<(), Failure> {
     let mut lifecycle = Lifecycle::new().context("cannot take over the process's signals")?;
+    let program = env::current_exe()
+        .context("cannot tell where this program lies")?
+        .into();
     let shutdown = Shutdown {
         soft: lifecycle.soft.clone(),
         hard: lifecycle.hard.clone(),
@@ -64,7 +70,10 @@ async fn run_until_stopped(config: Config, grace: Duration) -> Result<(), Failur
         Ok(balancer)
     };
     match lifecycle.start(starting).await {
-        Start::Up(Ok(balancer)) => Ok(lifecycle.supervise(Running(Arc::new(balancer)), grace).await?),
+        Start::Up(Ok(balancer)) => {
+            let balancer = Arc::new(balancer);
+            Ok(lifecycle.supervise(Running { balancer, program }, grace).await?)
+        }
         Start::Up(Err(error)) => Err(failure(error)),
         Start::Interrupted => Ok(()),
     }
@@ -110,23 +119,46 @@ fn failure(error: StartError) -> Failure {
 }
 
 #[derive(Clone)]
-struct Running(Arc<Balancer>);
+struct Running {
+    balancer: Arc<Balancer>,
+    /// Where the program was when it started: by the time of an upgrade another one lies there.
+    program: Arc<Path>,
+}
+
+impl Running {
+    /// The command line of this process, for whatever program lies in its place now.
+    fn successor(&self) -> Command {
+        let mut command = Command::new(&*self.program);
+        command.args(env::args_os().skip(1));
+        // Both name this very process: the new one has another parent, and pings the service manager itself.
+        command
+            .env_remove(lifecycle::PARENT_VARIABLE)
+            .env_remove("WATCHDOG_PID");
+        command
+    }
+}
 
 impl Service for Running {
     async fn reload(&self) {
-        if let Err(problems) = self.0.reload().await {
+        if let Err(problems) = self.balancer.reload().await {
             for problem in problems.iter() {
                 error!("Nothing was changed: {problem}");
             }
         }
     }
 
-    async fn upgrade(&self) {
-        warn!("SIGUSR2 is not answered: start the new program beside this one and stop this one");
+    async fn upgrade(&self) -> Option<u32> {
+        match self.balancer.upgrade(self.successor()).await {
+            Ok(id) => Some(id),
+            Err(failed) => {
+                error!("Nothing was changed: {:#}", anyhow::Error::new(failed));
+                None
+            }
+        }
     }
 
     async fn wait(&self) -> anyhow::Result<()> {
-        self.0.wait().await;
+        self.balancer.wait().await;
         Ok(())
     }
 }

@@ -87,8 +87,9 @@ impl Service for Mediator {
         self.node.restart().await;
     }
 
-    async fn upgrade(&self) {
+    async fn upgrade(&self) -> Option<u32> {
         warn!("SIGUSR2 is for the balancer; a node is renewed by a restart of its process, one node at a time");
+        None
     }
 
     async fn wait(&self) -> anyhow::Result<()> {
