@@ -24,7 +24,8 @@ pub(crate) struct Net {
 impl Net {
     /// True where namespaces can be made: root, and `ip` installed.
     pub(crate) fn is_possible() -> bool {
-        rustix::process::geteuid().is_root() && Command::new("ip").arg("-V").output().is_ok()
+        let has = |program: &str| Command::new(program).arg("-V").output().is_ok();
+        rustix::process::geteuid().is_root() && has("ip") && has("tc") && has("nft")
     }
 
     /// Builds the hosts, each with its addresses.
@@ -79,6 +80,40 @@ impl Net {
                 work()
             })
             .expect("a thread starts")
+    }
+
+    /// Makes the way to and from `host` a bad one: a packet in a hundred is lost, and the others take their time.
+    pub(crate) fn make_lossy(&self, host: &str) {
+        let namespace = self.namespace(host);
+        let netem = "qdisc add dev eth0 root netem delay 5ms 2ms loss 1%";
+        let slow = "qdisc add dev eth0 root tbf rate 100mbit burst 32kb latency 50ms";
+        let tc = |arguments: &str| {
+            let mut command = Command::new("tc");
+            command.args(["-n", &namespace]).args(arguments.split(' '));
+            command.output().is_ok_and(|it| it.status.success())
+        };
+        if !tc(netem) {
+            // A kernel without that can still lose packets, and queue them before a slow link.
+            assert!(tc(slow), "tc can do neither netem nor tbf");
+            self.filter(host, "loss", "output", "oifname eth0 numgen random mod 100 < 1 drop");
+        }
+        self.filter(host, "loss", "input", "iifname eth0 numgen random mod 100 < 1 drop");
+    }
+
+    /// Drops everything that comes to `host` from now on, without a word.
+    pub(crate) fn cut_off(&self, host: &str) {
+        self.filter(host, "hole", "input", "iifname eth0 drop");
+    }
+
+    /// Ends [`cut_off`](Self::cut_off).
+    pub(crate) fn let_in(&self, host: &str) {
+        run(self.command(host, "nft").args(["delete", "table", "inet", "hole"]));
+    }
+
+    fn filter(&self, host: &str, table: &str, hook: &str, rule: &str) {
+        let script =
+            format!("table inet {table} {{ chain {hook} {{ type filter hook {hook} priority 0; {rule}; }}; }}");
+        run(self.command(host, "nft").arg(script));
     }
 
     fn namespace(&self, host: &str) -> String {
