@@ -3,7 +3,7 @@
 mod rate;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -174,6 +174,8 @@ pub struct Gate {
     inside: AtomicUsize,
     limit: AtomicUsize,
     room: Notify,
+    /// Somebody had to wait, and there was no room to speak of since.
+    is_full: AtomicBool,
 }
 
 impl Gate {
@@ -184,6 +186,7 @@ impl Gate {
             inside: AtomicUsize::new(0),
             limit: AtomicUsize::new(limit),
             room: Notify::new(),
+            is_full: AtomicBool::new(false),
         }
     }
 
@@ -202,6 +205,7 @@ impl Gate {
     /// Changes the limit. Nobody who is inside has to leave.
     pub fn set_limit(&self, limit: usize) {
         self.limit.store(limit, Ordering::SeqCst);
+        self.is_full.store(false, Ordering::Relaxed);
         self.room.notify_waiters();
         self.room.notify_one();
     }
@@ -218,16 +222,23 @@ impl Gate {
             .map(|_| Place { gate: Arc::clone(self) })
     }
 
-    /// Goes in as soon as there is room; `when_full` is called once if that is not at once.
-    pub async fn enter(self: &Arc<Self>, mut when_full: impl FnMut()) -> Place {
+    /// Goes in as soon as there is room. `when_full` is called if that is not at once, but only by the first one until a
+    /// tenth of the places has become free.
+    pub async fn enter(self: &Arc<Self>, when_full: impl FnOnce()) -> Place {
         if let Some(place) = self.try_enter() {
             return place;
         }
-        when_full();
+        if !self.is_full.swap(true, Ordering::Relaxed) {
+            when_full();
+        }
         loop {
             let mut notified = std::pin::pin!(self.room.notified());
             notified.as_mut().enable();
             if let Some(place) = self.try_enter() {
+                // Only who leaves a full place wakes someone: where several left, there is room for the next one too.
+                if self.inside() < self.limit() {
+                    self.room.notify_one();
+                }
                 return place;
             }
             notified.await;
@@ -243,8 +254,12 @@ pub struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if self.gate.inside.fetch_sub(1, Ordering::SeqCst) >= self.gate.limit() {
+        let (before, limit) = (self.gate.inside.fetch_sub(1, Ordering::SeqCst), self.gate.limit());
+        if before >= limit {
             self.gate.room.notify_one();
+        }
+        if self.gate.is_full.load(Ordering::Relaxed) && before <= limit - limit / 10 {
+            self.gate.is_full.store(false, Ordering::Relaxed);
         }
     }
 }
@@ -277,5 +292,36 @@ mod tests {
         assert_eq!(gate.inside(), 2);
         drop((second, third));
         assert_eq!(gate.inside(), 0);
+    }
+
+    #[tokio::test]
+    async fn all_who_wait_come_in_when_many_leave_at_once() {
+        let gate = Arc::new(Gate::new(4));
+        let inside: Vec<Place> = (0..4).filter_map(|_| gate.try_enter()).collect();
+
+        let waiting = (0..3).map(|_| gate.enter(|| ()));
+        let waiting = futures_util::future::join_all(waiting);
+        let limited = tokio::time::timeout(Duration::from_secs(5), waiting);
+        let (places, ()) = tokio::join!(limited, async { drop(inside) });
+
+        assert_eq!(places.expect("let in").len(), 3);
+    }
+
+    #[tokio::test]
+    async fn that_it_is_full_is_told_once_until_it_has_emptied_a_little() {
+        let gate = Arc::new(Gate::new(20));
+        let mut inside: Vec<Place> = (0..20).filter_map(|_| gate.try_enter()).collect();
+        let mut told = 0;
+
+        for (leaving, expected) in [(1, 1), (1, 1), (1, 1), (3, 2)] {
+            let waiting = gate.enter(|| told += 1);
+            let (place, ()) = tokio::join!(waiting, async { drop(inside.drain(..leaving)) });
+            inside.push(place);
+            while let Some(place) = gate.try_enter() {
+                inside.push(place);
+            }
+            let _ = tokio::time::timeout(Duration::ZERO, gate.enter(|| told += 1)).await;
+            assert_eq!(told, expected);
+        }
     }
 }
