@@ -1,13 +1,17 @@
 //! The balancer with real sockets: scripted clients and backends on both ends.
 
+mod changes;
 mod ctl;
 mod health;
 mod identity;
 mod l4;
+mod limits;
 mod messages;
 mod page;
 mod process;
 mod reload;
 mod support;
+mod transparent;
 mod trouble;
 mod udp;
+mod upgrade;

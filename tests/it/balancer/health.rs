@@ -189,9 +189,10 @@ async fn a_backend_nobody_can_reach_is_not_tried_with_clients_again_until_it_ans
     ])
     .await;
     let dead = dying.stop().await;
-    for _ in 0..10 {
+    for _ in 0..4 {
         assert_eq!(balancer.ask().await, Some(good.address));
     }
+    balancer.until_state(dead, "ejected").await;
     let errors = |report: &openhim_balancer::Report| {
         report.services[0]
             .backends
@@ -200,18 +201,20 @@ async fn a_backend_nobody_can_reach_is_not_tried_with_clients_again_until_it_ans
             .expect("listed")
             .connect_errors
     };
-    assert_eq!(
-        errors(&balancer.report().await),
-        1,
-        "one client ran into it, and was helped"
-    );
+    // One client runs into it and is helped; another may be on the way before the word has spread.
+    let before = errors(&balancer.report().await);
+    assert!((1..=2).contains(&before), "{before}");
+    for _ in 0..10 {
+        assert_eq!(balancer.ask().await, Some(good.address));
+    }
+    assert_eq!(errors(&balancer.report().await), before);
 
     let back = Backend::on(dead).await;
     balancer.until_state(back.address, "up").await;
 
     let names = [balancer.ask().await, balancer.ask().await];
     assert!(names.contains(&Some(back.address)), "{names:?}");
-    assert_eq!(errors(&balancer.report().await), 1);
+    assert_eq!(errors(&balancer.report().await), before);
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! The balancer as its operators run it: a process with a configuration file and a control socket.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -7,12 +8,13 @@ use openhim_balancer::{Answer, call};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::eventually;
 use crate::support::program::{Running, program};
+use crate::support::{eventually, free_port, plain_http};
 
 /// A balancer process; it ends with the test.
 pub(crate) struct Process {
     pub(crate) running: Running,
+    metrics: SocketAddr,
     folder: tempfile::TempDir,
 }
 
@@ -25,10 +27,16 @@ impl Process {
     /// The same, by a command that may be another one than the program itself.
     pub(crate) fn start_by(command: impl FnOnce(Command) -> Command, services: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        std::fs::write(folder.path().join("balancer.yaml"), text(folder.path(), services)).expect("written");
+        let metrics = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let text = text(folder.path(), metrics, services);
+        std::fs::write(folder.path().join("balancer.yaml"), text).expect("written");
         let mut command = command(program(["balancer", "--config"]));
         let running = Running::start(command.arg(folder.path().join("balancer.yaml")));
-        let process = Self { running, folder };
+        let process = Self {
+            running,
+            metrics,
+            folder,
+        };
         process.until("the first checks are over", |report| {
             backends(report).all(|it| it["state"] != "unknown")
         });
@@ -43,7 +51,7 @@ impl Process {
     /// Puts other services into its configuration file, at once.
     pub(crate) fn configure(&self, services: &str) {
         let new = self.path("balancer.yaml.new");
-        std::fs::write(&new, text(self.folder.path(), services)).expect("written");
+        std::fs::write(&new, text(self.folder.path(), self.metrics, services)).expect("written");
         std::fs::rename(new, self.path("balancer.yaml")).expect("renamed");
     }
 
@@ -65,6 +73,11 @@ impl Process {
         serde_json::from_str(&answer.text).expect("JSON")
     }
 
+    /// Prometheus' text.
+    pub(crate) fn metrics(&self) -> String {
+        plain_http::get(self.metrics, "/metrics").expect("it answers").body
+    }
+
     /// Waits until the report is as it should be.
     pub(crate) fn until(&self, what: &str, mut is_so: impl FnMut(&Value) -> bool) -> Value {
         eventually(what, || {
@@ -82,9 +95,9 @@ impl Process {
     }
 }
 
-fn text(folder: &Path, services: &str) -> String {
+fn text(folder: &Path, metrics: SocketAddr, services: &str) -> String {
     format!(
-        "metrics: off\nlog: off\nadmin: {}\nservices:\n{services}",
+        "metrics: {metrics}\nlog: off\nadmin: {}\nservices:\n{services}",
         folder.join("ctl").display()
     )
 }

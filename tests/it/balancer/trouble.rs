@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::messages::{Load, Sent, Taker, failures, send, thread};
 use super::process::{Process, backends, count};
 use crate::support::netns::Net;
-use crate::support::{free_port, parts};
+use crate::support::{eventually, free_port, parts};
 
 const CLIENTS: usize = 6;
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 100);
@@ -180,6 +180,9 @@ fn here(folder: &tempfile::TempDir, options: &str) -> (Vec<Taker>, Process, Sock
     let takers: Vec<Taker> = (0..3)
         .map(|_| Taker::start(std::process::Command::new, local(free_port()), folder.path()))
         .collect();
+    for taker in &takers {
+        eventually("a backend listens", || std::net::TcpStream::connect(taker.address).ok());
+    }
     let listen = local(free_port());
     let list: Vec<String> = takers.iter().map(|it| it.address.to_string()).collect();
     let balancer = Process::start(&format!(

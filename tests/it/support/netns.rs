@@ -64,6 +64,12 @@ impl Net {
         command
     }
 
+    /// Runs a command on `host` that has to work.
+    pub(crate) fn set_up(&self, host: &str, command: &str) {
+        let (program, arguments) = command.split_once(' ').expect("a program and its arguments");
+        run(self.command(host, program).args(arguments.split(' ')));
+    }
+
     /// Runs `work` in a thread whose sockets are `host`'s.
     pub(crate) fn run_on<T: Send + 'static>(
         &self,
