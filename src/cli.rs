@@ -50,6 +50,11 @@ pub(crate) enum Command {
     Balancer(BalancerArgs),
     /// Check a settings file: every problem with its place, or the effective values with their origins
     CheckConfig(CheckConfigArgs),
+    /// Copy an OpenHIM's documents into another database, check the copy, and bring old documents up to date
+    ///
+    /// May be interrupted anywhere and run again: it goes on where it stopped. While the old core still runs, a later run
+    /// brings what is new; run it a last time when that core has stopped. The source is only read.
+    Migrate(MigrateArgs),
     /// Run two nodes, a balancer and an example mediator on this machine, and send traffic
     Demo(DemoArgs),
     /// Print a completion script for a shell
@@ -85,6 +90,26 @@ pub(crate) struct CheckConfigArgs {
     pub(crate) program: Program,
     /// The file; environment variables are taken into account as at a start
     pub(crate) file: PathBuf,
+}
+
+/// Options of `migrate`.
+#[derive(Args, Debug)]
+pub(crate) struct MigrateArgs {
+    /// Where the documents are: `mongodb://host/openhim` or `sqlite://PATH`
+    #[arg(long, value_name = "URL")]
+    pub(crate) from: String,
+    /// Where the audits are, if `mongo.atnaUrl` names another database
+    #[arg(long, value_name = "URL")]
+    pub(crate) from_atna: Option<String>,
+    /// Where they go: `sqlite://PATH` or `mongodb://host/name`
+    #[arg(long, value_name = "URL")]
+    pub(crate) to: String,
+    /// Put the copy in the place of whatever the target holds
+    #[arg(long, conflicts_with = "check")]
+    pub(crate) force: bool,
+    /// Write nothing: count and digest both sides, and say where they differ
+    #[arg(long)]
+    pub(crate) check: bool,
 }
 
 /// The two jobs of the binary.

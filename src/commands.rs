@@ -5,7 +5,9 @@ mod check_config;
 mod completions;
 mod demo;
 mod man;
+mod migrate;
 mod node;
+mod progress;
 
 use std::io::{self, Write};
 
@@ -21,6 +23,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         None => node::run(&cli.node),
         Some(Command::Node(args)) => node::run(&args),
         Some(Command::CheckConfig(args)) => check_config::run(&args),
+        Some(Command::Migrate(args)) => migrate::run(&args),
         Some(Command::Demo(args)) => demo::run(&args),
         Some(Command::Balancer(args)) => balancer::run(&args),
         Some(Command::Completions { shell }) => completions::run(shell),

@@ -5,6 +5,7 @@
 //! jobs run on the caller's runtime, so that a heavy query never delays a message.
 
 mod instance;
+pub mod moving;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -44,6 +45,7 @@ use crate::record::{Recorder, Writer};
 use crate::route::payload::BodyLimits;
 use crate::store::{SharedStore, StoreError};
 use crate::tables::{self, Keeper, RefreshError};
+use crate::upgrade;
 use crate::users::{self, UsersError};
 
 const MIB: u64 = 1 << 20;
@@ -68,6 +70,10 @@ pub enum StartError {
     Url(String),
     #[error("the store cannot be used")]
     Store(#[from] StoreError),
+    #[error(
+        "the store is an unfinished copy of {0}; run `openhim-core migrate` once more, and it goes on where it stopped"
+    )]
+    HalfCopied(String),
     #[error("channels and clients cannot be read")]
     Tables(#[from] RefreshError),
     #[error("there is no keystore to start with")]
@@ -169,6 +175,7 @@ impl Node {
         info!(instances, "Clustering the OpenHIM with {instances} workers...");
         let bound = Listeners::bind(ports, instances)?;
         let store = store::open(&config, &clock).await?;
+        bring_up_to_date(&store, &*clock).await?;
         let stored = keystore::start(&store, &config.certificate_management, &clock).await?;
         let keystore = Arc::new(LiveKeystore::new(Keystore::from_stored(&stored)?, Arc::clone(&clock))?);
         if config.api.enabled {
@@ -396,6 +403,24 @@ impl Node {
     pub fn crash_instance(&self, at: usize) {
         self.0.fleet.crash(at);
     }
+}
+
+/// Makes sure that the store is whole, and does what an older OpenHIM's documents need. As with OpenHIM, an upgrade that
+/// fails is reported and does not keep the node from starting.
+async fn bring_up_to_date(store: &SharedStore, clock: &dyn Clock) -> Result<(), StartError> {
+    if let Some(source) = crate::moving::settle(&**store).await? {
+        return Err(StartError::HalfCopied(source));
+    }
+    let told = |number: usize, step: &'static str| info!("Upgrading the database, step {number}: {step}");
+    match upgrade::run(&**store, clock, &told).await {
+        Ok(0) => info!("No database upgrades needed"),
+        Ok(_) => info!("Completed database upgrade"),
+        Err(error) => error!(
+            error = &error as &dyn std::error::Error,
+            "There was an error upgrading your database; the next start tries again"
+        ),
+    }
+    Ok(())
 }
 
 impl Running {

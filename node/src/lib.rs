@@ -19,6 +19,7 @@ pub mod logs;
 pub mod mediators;
 pub mod metrics;
 pub mod model;
+pub mod moving;
 pub mod notify;
 pub mod pattern;
 pub mod pipeline;
@@ -28,5 +29,6 @@ pub mod store;
 pub mod tables;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod upgrade;
 pub mod users;
 pub mod wire;

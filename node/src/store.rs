@@ -57,11 +57,13 @@ pub enum Collection {
     Leases,
     /// Messages to people that are on their way.
     Outbox,
+    /// What a copy that was made into this store is of, and how far it is.
+    Moves,
 }
 
 impl Collection {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Users,
         Self::Roles,
         Self::Passports,
@@ -89,6 +91,7 @@ impl Collection {
         Self::Nodes,
         Self::Leases,
         Self::Outbox,
+        Self::Moves,
     ];
 
     /// The name in the database.
@@ -121,6 +124,7 @@ impl Collection {
             Self::Nodes => "openhimNodes",
             Self::Leases => "openhimLeases",
             Self::Outbox => "openhimOutbox",
+            Self::Moves => "openhimMoves",
         }
     }
 
@@ -198,7 +202,8 @@ impl Collection {
             | Self::AgendaJobs
             | Self::Nodes
             | Self::Leases
-            | Self::Outbox => vec![],
+            | Self::Outbox
+            | Self::Moves => vec![],
         }
     }
 }

@@ -8,13 +8,16 @@ use std::ffi::OsString;
 /// Keys without a section, which upstream takes as plain options.
 const TOP_LEVEL: [&str; 3] = ["bindAddress", "openhimConsoleBaseUrl", "trustedProxies"];
 
+/// Commands that take no settings.
+const OTHERS: [&str; 5] = ["balancer", "completions", "man", "demo", "migrate"];
+
 /// Rewrites overrides among the arguments; the first argument is the program's name.
 pub(super) fn translate(arguments: Vec<OsString>) -> Vec<OsString> {
     let foreign = arguments
         .iter()
         .skip(1)
         .find_map(|argument| argument.to_str().filter(|text| !text.starts_with('-')));
-    if foreign.is_some_and(|command| ["balancer", "completions", "man", "demo"].contains(&command)) {
+    if foreign.is_some_and(|command| OTHERS.contains(&command)) {
         return arguments;
     }
     let mut translated = Vec::with_capacity(arguments.len());

@@ -3,7 +3,15 @@
 use crate::support::program::{outcome, program, run};
 
 /// Every command a user can type, as the help names it.
-const COMMANDS: [&str; 6] = ["node", "balancer", "check-config", "demo", "completions", "man"];
+const COMMANDS: [&str; 7] = [
+    "node",
+    "balancer",
+    "check-config",
+    "migrate",
+    "demo",
+    "completions",
+    "man",
+];
 
 #[test]
 fn version_speaks_of_openhim_first_and_of_itself_second() {

@@ -35,6 +35,8 @@ const NODE: &[Row] = &[
         "cluster",
         "tables",
         "keystore",
+        "moving",
+        "upgrade",
     ]),
     Siblings(&["store"]),
     LeftToRight(&["model", "wire", "crypto", "pattern", "clock"]),

@@ -14,6 +14,7 @@ mod guide;
 mod http;
 mod layers;
 mod lifecycle;
+mod moving;
 mod polling;
 mod road;
 mod support;

@@ -14,11 +14,45 @@ use crate::store::sqlite::{SqliteOptions, SqliteStore};
 /// Where documents live if nothing else was said.
 const DEFAULT_URL: &str = "sqlite://openhim-data/openhim.db";
 
+/// What a connection string names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind<'u> {
+    /// A file.
+    Sqlite(&'u str),
+    /// A whole connection string.
+    Mongo(&'u str),
+}
+
+impl<'u> Kind<'u> {
+    /// `None`: neither of the two.
+    pub(super) fn of(url: &'u str) -> Option<Self> {
+        if let Some(path) = url.strip_prefix("sqlite://") {
+            return (!path.is_empty()).then_some(Self::Sqlite(path));
+        }
+        let is_mongo = url.starts_with("mongodb://") || url.starts_with("mongodb+srv://");
+        is_mongo.then_some(Self::Mongo(url))
+    }
+}
+
+/// A connection string without credentials and options, for messages.
+pub(super) fn shown(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
+    if scheme == "sqlite" {
+        return url.to_owned();
+    }
+    let rest = rest.split('?').next().unwrap_or(rest);
+    let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
+    format!("{scheme}://{rest}")
+}
+
 /// Opens the store that `store.url` names.
 pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> Result<SharedStore, StartError> {
     let url = config.store.url.as_deref().unwrap_or(DEFAULT_URL);
     let log_bytes = config.logger.cap_db_logs.then_some(config.logger.cap_size);
-    if let Some(path) = url.strip_prefix("sqlite://") {
+    let kind = Kind::of(url);
+    if let Some(Kind::Sqlite(path)) = kind {
         let options = SqliteOptions {
             log_bytes,
             clock: Arc::clone(clock),
@@ -31,7 +65,7 @@ pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> Result<Shar
             Err(_) => Err(StartError::Url(format!("opening {url} was interrupted"))),
         };
     }
-    if url.starts_with("mongodb://") || url.starts_with("mongodb+srv://") {
+    if let Some(Kind::Mongo(url)) = kind {
         let options = MongoOptions {
             log_bytes,
             ..mongo_options(&config.mongo)

@@ -86,6 +86,18 @@ impl MongoStore {
     /// # Errors
     /// The connection string makes no sense, or no server answered; the text names the servers, never a password.
     pub async fn connect(url: &str, atna_url: Option<&str>, options: MongoOptions) -> Result<Arc<Self>> {
+        Self::open(url, atna_url, options, true).await
+    }
+
+    /// Like [`Self::connect`], for a database that is only to be read: nothing is made that is missing.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub async fn attach(url: &str, atna_url: Option<&str>, options: MongoOptions) -> Result<Arc<Self>> {
+        Self::open(url, atna_url, options, false).await
+    }
+
+    async fn open(url: &str, atna_url: Option<&str>, options: MongoOptions, prepare: bool) -> Result<Arc<Self>> {
         let runtime = OwnRuntime::start()?;
         let (url, atna_url) = (url.to_owned(), atna_url.map(str::to_owned));
         let databases = runtime
@@ -100,7 +112,9 @@ impl MongoStore {
                     atna,
                     timeout: options.timeout,
                 };
-                setup::prepare(&databases, options.log_bytes).await?;
+                if prepare {
+                    setup::prepare(&databases, options.log_bytes).await?;
+                }
                 Ok(databases)
             })
             .await?;
@@ -108,6 +122,24 @@ impl MongoStore {
             runtime,
             databases: Arc::new(databases),
         }))
+    }
+
+    /// The collections that are not OpenHIM's, with the number of their documents.
+    ///
+    /// # Errors
+    /// The server does not answer.
+    pub async fn strangers(&self) -> Result<Vec<(String, u64)>> {
+        self.ask(|databases| async move { setup::strangers(&databases.main).await })
+            .await
+    }
+
+    /// How many bytes the `log` collection may hold, if that is bounded.
+    ///
+    /// # Errors
+    /// The server does not answer.
+    pub async fn log_bytes(&self) -> Result<Option<u64>> {
+        self.ask(|databases| async move { setup::log_bytes(&databases.main).await })
+            .await
     }
 
     /// Runs a conversation with the server on the driver's runtime, with a bound on its time.

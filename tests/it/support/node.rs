@@ -46,6 +46,11 @@ impl Builder {
         self
     }
 
+    /// The connection string of the store that it keeps its documents in if nothing else is set.
+    pub(crate) fn store_url(&self) -> String {
+        format!("sqlite://{}/openhim-data/openhim.db", self.folder.path().display())
+    }
+
     /// Starts it and waits until it serves.
     pub(crate) fn start(self) -> Node {
         let ports = Ports::free();

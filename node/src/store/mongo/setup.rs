@@ -127,6 +127,35 @@ async fn names(database: &Database) -> Result<HashSet<String>> {
     Ok(names.into_iter().collect())
 }
 
+/// Collections that are neither OpenHIM's nor the server's, with the number of their documents.
+pub(super) async fn strangers(database: &Database) -> Result<Vec<(String, u64)>> {
+    let mut strangers = Vec::new();
+    for name in names(database).await? {
+        let is_known = Collection::ALL.iter().any(|known| known.name() == name);
+        if !is_known && !name.starts_with("system.") {
+            let count = database.collection::<Document>(&name).estimated_document_count().await;
+            strangers.push((name, count.map_err(error::of)?));
+        }
+    }
+    strangers.sort();
+    Ok(strangers)
+}
+
+/// The bound of the `log` collection, if it has one.
+pub(super) async fn log_bytes(database: &Database) -> Result<Option<u64>> {
+    let wanted = doc! {"listCollections": 1, "filter": {"name": Collection::Log.name()}};
+    let listed = database.run_command(wanted).await.map_err(error::of)?;
+    let options = listed
+        .get_document("cursor")
+        .and_then(|cursor| cursor.get_array("firstBatch"))
+        .ok()
+        .and_then(|batch| batch.first()?.as_document()?.get_document("options").ok());
+    let size = options
+        .filter(|options| options.get_bool("capped").unwrap_or(false))
+        .and_then(|options| options.get("size"));
+    Ok(size.map(|size| number(Some(size))).filter(|size| *size > 0))
+}
+
 async fn prepare_one(database: Database, collection: Collection, is_new: bool, log_bytes: Option<u64>) -> Result<()> {
     if is_new {
         let mut creation = database.create_collection(collection.name());
@@ -184,12 +213,16 @@ fn code(error: &mongodb::error::Error) -> Option<i32> {
 
 /// Bytes on disk less what is free for new documents.
 pub(super) fn occupied(stats: &Document) -> u64 {
-    let number = |name: &str| match stats.get(name) {
+    let number = |name: &str| number(stats.get(name));
+    let whole = number("storageSize") + number("indexSize");
+    whole.saturating_sub(number("freeStorageSize") + number("indexFreeStorageSize"))
+}
+
+fn number(value: Option<&Bson>) -> u64 {
+    match value {
         Some(Bson::Double(number)) => *number as u64,
         Some(Bson::Int64(number)) => u64::try_from(*number).unwrap_or(0),
         Some(Bson::Int32(number)) => u64::try_from(*number).unwrap_or(0),
         _ => 0,
-    };
-    let whole = number("storageSize") + number("indexSize");
-    whole.saturating_sub(number("freeStorageSize") + number("indexFreeStorageSize"))
+    }
 }

@@ -1,0 +1,173 @@
+//! Work on databases by their names, without a node: moving from one to another.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::store::{self as stores, Kind};
+use crate::clock::{Clock, SystemClock};
+use crate::moving::{self, MoveError, Order, Report, Watch};
+use crate::store::mongo::{MongoOptions, MongoStore};
+use crate::store::sqlite::{SqliteOptions, SqliteStore};
+use crate::store::{SharedStore, StoreError};
+use crate::upgrade::{self, UpgradeError};
+
+/// What is to be moved where.
+#[derive(Clone, Debug)]
+pub struct Migration {
+    /// Where the documents are.
+    pub from: String,
+    /// Where their audits are, if that is another database of MongoDB.
+    pub from_atna: Option<String>,
+    /// Where they go.
+    pub to: String,
+    /// Put them in the place of whatever is there.
+    pub overwrite: bool,
+    /// Write nothing: only compare.
+    pub only_check: bool,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Migrated {
+    pub report: Report,
+    /// How many upgrade steps the copy needed.
+    pub upgraded: usize,
+    /// Collections of other programs in the source, and how many documents they hold; they stay where they are.
+    pub left: Vec<(String, u64)>,
+}
+
+/// Why nothing was moved, or not everything.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrationError {
+    #[error("{0}")]
+    Url(String),
+    #[error("cannot open {name}")]
+    Open {
+        /// Without its password.
+        name: String,
+        #[source]
+        source: StoreError,
+    },
+    #[error(transparent)]
+    Move(#[from] MoveError),
+    #[error("everything was copied, but the documents of the older OpenHIM could not all be brought up to date")]
+    Upgrade(#[from] UpgradeError),
+}
+
+impl MigrationError {
+    /// True if nothing was written.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Url(_) | Self::Open { .. } => true,
+            Self::Move(error) => error.is_refusal(),
+            Self::Upgrade(_) => false,
+        }
+    }
+}
+
+/// Copies one database into another, checks the copy, and brings older documents up to date.
+///
+/// # Errors
+/// A database cannot be used, the target is somebody else's, or the work stopped; then the same call goes on later.
+pub async fn migrate(migration: &Migration, watch: &dyn Watch) -> Result<Migrated, MigrationError> {
+    let (from, to) = (kind(&migration.from)?, kind(&migration.to)?);
+    let (source_name, target_name) = (stores::shown(&migration.from), stores::shown(&migration.to));
+    if source_name == target_name {
+        return Err(MigrationError::Url(format!(
+            "source and target are the same: {source_name}"
+        )));
+    }
+    let failed = |name: &str| {
+        let name = name.to_owned();
+        move |source| MigrationError::Open { name, source }
+    };
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let mut left = Vec::new();
+    let mut log_bytes = None;
+    let source: SharedStore = match from {
+        Kind::Sqlite(path) => open_present(path, &clock).await.map_err(failed(&source_name))?,
+        Kind::Mongo(url) => {
+            let atna = migration.from_atna.as_deref();
+            let attached = MongoStore::attach(url, atna, MongoOptions::default()).await;
+            let attached = attached.map_err(failed(&source_name))?;
+            left = attached.strangers().await.map_err(failed(&source_name))?;
+            log_bytes = attached.log_bytes().await.map_err(failed(&source_name))?;
+            attached
+        }
+    };
+    let target: SharedStore = match to {
+        Kind::Sqlite(path) if migration.only_check => open_present(path, &clock).await.map_err(failed(&target_name))?,
+        Kind::Sqlite(path) => open(path, &clock).await.map_err(failed(&target_name))?,
+        Kind::Mongo(url) if migration.only_check => MongoStore::attach(url, None, MongoOptions::default())
+            .await
+            .map_err(failed(&target_name))?,
+        Kind::Mongo(url) => {
+            let options = MongoOptions {
+                log_bytes,
+                ..MongoOptions::default()
+            };
+            MongoStore::connect(url, None, options)
+                .await
+                .map_err(failed(&target_name))?
+        }
+    };
+    let order = Order {
+        source: source_name,
+        overwrite: migration.overwrite,
+        only_check: migration.only_check,
+    };
+    let done = carry_out(&source, &target, &*clock, &order, watch).await;
+    source.close().await;
+    target.close().await;
+    let (report, upgraded) = done?;
+    Ok(Migrated { report, upgraded, left })
+}
+
+async fn carry_out(
+    source: &SharedStore,
+    target: &SharedStore,
+    clock: &dyn Clock,
+    order: &Order,
+    watch: &dyn Watch,
+) -> Result<(Report, usize), MigrationError> {
+    let report = moving::copy(source, target, clock, order, watch).await?;
+    if order.only_check || !report.is_complete() {
+        return Ok((report, 0));
+    }
+    let told = |number: usize, step: &'static str| {
+        watch.note(&format!("upgrade step {number} of {}: {step}", upgrade::NEWEST));
+    };
+    let upgraded = upgrade::run(&**target, clock, &told).await?;
+    moving::release(target, clock, order).await?;
+    Ok((report, upgraded))
+}
+
+fn kind(url: &str) -> Result<Kind<'_>, MigrationError> {
+    Kind::of(url).ok_or_else(|| {
+        MigrationError::Url(format!(
+            "{} is no database: it must begin with sqlite:// or mongodb://",
+            stores::shown(url)
+        ))
+    })
+}
+
+async fn open_present(path: &str, clock: &Arc<dyn Clock>) -> Result<SharedStore, StoreError> {
+    if !Path::new(path).is_file() {
+        return Err(StoreError::Other(format!("there is no file {path}")));
+    }
+    open(path, clock).await
+}
+
+/// Opens a file for work on it: nothing in it is removed because of its age meanwhile.
+async fn open(path: &str, clock: &Arc<dyn Clock>) -> Result<SharedStore, StoreError> {
+    let options = SqliteOptions {
+        sweep_every: std::time::Duration::ZERO,
+        clock: Arc::clone(clock),
+        ..SqliteOptions::default()
+    };
+    let path = path.to_owned();
+    let opened = tokio::task::spawn_blocking(move || SqliteStore::open(path, options)).await;
+    opened
+        .unwrap_or_else(|_| Err(StoreError::Other("opening was interrupted".into())))
+        .map(|store| -> SharedStore { store })
+}
