@@ -58,9 +58,9 @@ pub async fn run(
         }
     };
     let begun = version(store).await.map_err(failed(0))?;
-    for done in begun..NEWEST {
+    for (done, step_name) in STEPS.iter().enumerate().skip(begun) {
         let number = done + 1;
-        watch(number, STEPS[done]);
+        watch(number, step_name);
         step(store, clock, done).await.map_err(failed(number))?;
         set_version(store, clock, done).await.map_err(failed(number))?;
     }

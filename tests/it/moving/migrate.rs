@@ -3,11 +3,13 @@
 use bson::oid::ObjectId;
 use bson::{Document, doc};
 use mongodb::Client;
+use openhim_node::testing::backend;
 use openhim_node::testing::mongod::Mongod;
 use rustix::process::Signal;
 use serde_json::Value;
 
 use super::old;
+use crate::support::backend::host;
 use crate::support::eventually;
 use crate::support::node::{Ports, node};
 use crate::support::plain_http::{self, Tls};
@@ -41,6 +43,7 @@ fn an_openhim_5_moves_into_the_embedded_store_and_its_people_and_clients_go_on()
     assert!(moved.stdout.contains("1 upgrade steps"), "{}", moved.stdout);
     assert!(moved.stderr.contains("copying: 1205 documents"), "{}", moved.stderr);
 
+    let registry = host(backend());
     let node = builder.start();
     let ask = |path: &str| {
         let answer =
@@ -55,12 +58,12 @@ fn an_openhim_5_moves_into_the_embedded_store_and_its_people_and_clients_go_on()
     assert_eq!(listed[0]["request"]["headers"]["x-dotless"], "ü €");
     assert_eq!(ask("/clients")[0]["clientID"], old::CLIENT.0);
     assert_eq!(node.send("/nowhere", Some(old::CLIENT), "").unwrap().status, 404);
-    assert_eq!(
-        node.send("/nowhere", Some((old::CLIENT.0, "wrong")), "")
-            .unwrap()
-            .status,
-        401
-    );
+    node.create_channel("/patients", "clinics", &registry);
+    let status = |password| {
+        let login = Some((old::CLIENT.0, password));
+        node.send("/patients", login, "").unwrap().status
+    };
+    assert_eq!((status(old::CLIENT.1), status("wrong")), (200, 401));
 }
 
 #[test]

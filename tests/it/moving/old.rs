@@ -169,7 +169,7 @@ fn transaction(number: usize) -> Document {
             "body": format!("{{\"number\":{number},\"text\":\"{}\"}}", "é".repeat(number % 300)),
         },
         "response": {
-            "status": if number % 2 == 0 { Bson::Int32(200) } else { Bson::Double(200.0) }, "timestamp": at, "headers": {}, "body": "",
+            "status": if number.is_multiple_of(2) { Bson::Int32(200) } else { Bson::Double(200.0) }, "timestamp": at, "headers": {}, "body": "",
         },
         "routes": [], "orchestrations": [{"_id": ObjectId::new(), "name": "step", "request": {"timestamp": at}}],
         "properties": {"weight": 1.5, "tag": null}, "canRerun": true, "autoRetry": false, "childIDs": [],
