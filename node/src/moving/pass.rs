@@ -121,16 +121,11 @@ async fn insert(
     batch: Vec<RawDocumentBuf>,
     report: &mut Report,
 ) -> Result<(), MoveError> {
-    let mut writes = Vec::with_capacity(batch.len());
-    for raw in &batch {
-        if let Some(document) = decoded(collection, raw, report) {
-            writes.push(Write::Insert {
-                into: collection,
-                document,
-            });
-        }
-    }
-    report.inserted += apply(to, collection, writes, report).await?;
+    let writes = batch.into_iter().map(|document| Write::InsertRaw {
+        into: collection,
+        document,
+    });
+    report.inserted += apply(to, collection, writes.collect(), report).await?;
     Ok(())
 }
 
@@ -154,10 +149,10 @@ async fn equalize(
                 document,
                 upsert: false,
             })),
-            None => inserts.extend(decoded(collection, raw, report).map(|document| Write::Insert {
+            None => inserts.push(Write::InsertRaw {
                 into: collection,
-                document,
-            })),
+                document: raw.clone(),
+            }),
         }
     }
     report.replaced += apply(to, collection, replacements, report).await?;
@@ -177,7 +172,7 @@ async fn apply(
     }
     let ids: Vec<Option<Bson>> = writes.iter().map(concerned).collect();
     let mut written = 0;
-    let outcomes = to.write(writes).await.map_err(MoveError::Target)?;
+    let outcomes = to.write(&writes).await.map_err(MoveError::Target)?;
     for (id, outcome) in ids.into_iter().zip(outcomes) {
         match outcome {
             Ok(done) => written += done.modified,
@@ -199,6 +194,8 @@ fn concerned(write: &Write) -> Option<Bson> {
     match write {
         Write::Insert { document, .. } | Write::Replace { document, .. } => id(document),
         Write::Delete { filter, .. } | Write::Update { filter, .. } => id(filter),
+        Write::InsertRaw { document, .. } => self::id(document).ok(),
+        Write::Set { id, .. } => Some((*id).into()),
     }
 }
 

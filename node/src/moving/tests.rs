@@ -75,7 +75,7 @@ fn transactions(count: usize) -> Vec<Write> {
 }
 
 async fn fill(store: &SharedStore, count: usize) {
-    for outcome in store.write(transactions(count)).await.unwrap() {
+    for outcome in store.write(&transactions(count)).await.unwrap() {
         outcome.unwrap();
     }
     for email in ["a@x.org", "b@x.org"] {
@@ -260,7 +260,7 @@ async fn ids_of_any_kind_arrive() {
         into: Collection::Transactions,
         document: doc! {"_id": 7},
     });
-    for outcome in places.from.write(writes).await.unwrap() {
+    for outcome in places.from.write(&writes).await.unwrap() {
         outcome.unwrap();
     }
     let report = places.copy(false).await.unwrap();

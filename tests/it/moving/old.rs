@@ -145,7 +145,7 @@ fn client() -> Document {
     doc! {
         "clientID": CLIENT.0, "clientDomain": "clinic.example", "name": "An old clinic", "roles": ["clinics"],
         "passwordAlgorithm": "sha512", "passwordSalt": "salt",
-        "passwordHash": Digest::Sha512.hex(&[b"salt", CLIENT.1.as_bytes()]), "__v": 0,
+        "passwordHash": Digest::Sha512.hex(&[CLIENT.1.as_bytes(), b"salt"]), "__v": 0,
     }
 }
 
