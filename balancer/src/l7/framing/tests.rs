@@ -1,11 +1,55 @@
 use proptest::prelude::*;
 
+use super::head::Asked;
 use super::*;
 
+/// Follows what a client sends, as the data path does.
+struct Requests {
+    held: Vec<u8>,
+    scan: Scan,
+    body: Option<Body>,
+}
+
+impl Requests {
+    fn new() -> Self {
+        Self {
+            held: Vec::new(),
+            scan: Scan::default(),
+            body: None,
+        }
+    }
+
+    fn feed(&mut self, bytes: &[u8], mut on_request: impl FnMut()) -> Result<(), Violation> {
+        self.held.extend_from_slice(bytes);
+        let limits = Limits::default();
+        loop {
+            if let Some(body) = &mut self.body {
+                let taken = body.advance(&self.held)?;
+                self.held.drain(..taken);
+                if !body.is_done() {
+                    return Ok(());
+                }
+                self.body = None;
+            }
+            let Some(length) = self.scan.find(&self.held, &limits)? else {
+                return Ok(());
+            };
+            let request = Request::read(&self.held[..length], &limits, Vec::new())?;
+            on_request();
+            self.held.drain(..length);
+            self.body = Some(Body::new(request.length, &limits));
+        }
+    }
+
+    fn is_between_messages(&self) -> bool {
+        self.held.is_empty() && self.body.as_ref().is_none_or(Body::is_done)
+    }
+}
+
 fn requests(bytes: &[u8]) -> Result<(usize, Requests), Violation> {
-    let mut requests = Requests::new(Limits::default());
+    let mut requests = Requests::new();
     let mut count = 0;
-    requests.feed(bytes, |_| count += 1)?;
+    requests.feed(bytes, || count += 1)?;
     Ok((count, requests))
 }
 
@@ -15,10 +59,19 @@ fn refusal(bytes: &str) -> Violation {
         .expect_err("must be refused")
 }
 
-fn answers(to: &[Asked], bytes: &[u8]) -> Result<Responses, Violation> {
-    let mut responses = Responses::new(Limits::default());
-    to.iter().for_each(|asked| responses.expect(*asked));
-    responses.feed(bytes).map(|()| responses)
+/// The final answer to `asked` at the start of `bytes`, how its body stands after them, and what follows it.
+fn answer(asked: Asked, mut bytes: &[u8]) -> Result<(Response, Body, usize), Violation> {
+    let limits = Limits::default();
+    loop {
+        let length = Scan::default().find(bytes, &limits)?.expect("a whole head");
+        let response = Response::read(&bytes[..length], &limits, asked, Vec::new())?;
+        bytes = &bytes[length..];
+        if response.is_final() {
+            let mut body = Body::new(response.length, &limits);
+            let taken = body.advance(bytes)?;
+            return Ok((response, body, bytes.len() - taken));
+        }
+    }
 }
 
 const GET: Asked = Asked {
@@ -39,7 +92,7 @@ fn pipelined_requests_of_every_kind_are_counted() {
     let bytes = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n\
         POST /x HTTP/1.1\r\nHost: a:80\r\nContent-Length: 5\r\n\r\nhello\
         POST /y HTTP/1.1\r\nHost: [::1]:80\r\nTransfer-Encoding: chunked\r\n\r\n5;q=\"1\"\r\nhello\r\n0\r\nX-Sum: 1\r\n\r\n\
-        \r\nGET http://b/z HTTP/1.1\r\nHost: b\r\n\r\n\
+        GET http://b/z HTTP/1.1\r\nHost: b\r\n\r\n\
         OPTIONS * HTTP/1.0\r\n\r\n";
     let (count, requests) = requests(bytes).expect("all are sound");
     assert_eq!(count, 5);
@@ -153,7 +206,7 @@ fn chunks_end_where_they_say() {
         Violation::BadTrailer
     );
     assert_eq!(refusal(&chunked("0\r\nX: a\r\n b\r\n\r\n")), Violation::FoldedHeader);
-    let endless = format!("5;{}", "x".repeat(2 * CHUNK_LINE_BYTES));
+    let endless = format!("5;{}", "x".repeat(2048));
     assert_eq!(refusal(&chunked(&endless)), Violation::BadChunk);
 }
 
@@ -171,66 +224,114 @@ fn limits_have_their_own_status() {
 
 #[test]
 fn an_answer_is_as_long_as_its_request_and_status_say() {
-    let reusable = |asked: &[Asked], bytes: &str| answers(asked, bytes.as_bytes()).expect("sound").is_reusable();
-    assert!(reusable(&[GET], "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"));
-    assert!(reusable(
-        &[GET],
+    let is_whole = |asked: Asked, bytes: &str| {
+        let (_, body, rest) = answer(asked, bytes.as_bytes()).expect("sound");
+        body.is_done() && rest == 0
+    };
+    assert!(is_whole(GET, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"));
+    assert!(is_whole(
+        GET,
         "HTTP/1.1 200\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
     ));
-    assert!(reusable(&[HEAD], "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"));
-    assert!(reusable(
-        &[GET],
-        "HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\n"
-    ));
-    assert!(reusable(
-        &[GET],
+    assert!(is_whole(HEAD, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"));
+    assert!(is_whole(GET, "HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\n"));
+    assert!(is_whole(
+        GET,
         "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n"
     ));
-    assert!(reusable(
-        &[GET, HEAD],
-        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"
-    ));
-    assert!(!reusable(&[GET], "HTTP/1.1 200 OK\r\n\r\nuntil close"));
-    assert!(!reusable(
-        &[UPGRADE],
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n\0\x01anything"
+    assert!(!is_whole(GET, "HTTP/1.1 200 OK\r\n\r\nuntil close"));
+    assert!(!is_whole(
+        UPGRADE,
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n\0\x01anything"
     ));
 }
 
 #[test]
-fn bytes_that_answer_nothing_end_the_connection() {
-    for bytes in [
-        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok!",
-        "HTTP/1.1 204 No Content\r\n\r\nbody",
-        "HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\nbody",
-        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n\r\n",
-        "HTTP/1.1 101 Switching Protocols\r\n\r\n",
+fn bytes_after_an_answer_are_no_part_of_it() {
+    for (bytes, expected) in [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok!", 1),
+        ("HTTP/1.1 204 No Content\r\n\r\nbody", 4),
+        ("HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\nbody", 4),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n\r\n", 19),
+    ] {
+        let (_, _, rest) = answer(GET, bytes.as_bytes()).expect("sound");
+        assert_eq!(rest, expected, "{bytes:?}");
+    }
+    let doubtful = |bytes: &[u8]| answer(GET, bytes).expect("sound").0.is_doubtful;
+    assert!(doubtful(b"HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\nbody"));
+    assert!(!doubtful(b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n"));
+}
+
+#[test]
+fn an_answer_that_can_be_read_in_two_ways_is_none() {
+    for (bytes, violation) in [
+        ("HTTP/1.1 101 Switching Protocols\r\n\r\n", Violation::UnaskedBytes),
+        ("HTTP/1.1 20 OK\r\n\r\n", Violation::BadFirstLine),
+        ("HTTP/1.1 2000 OK\r\n\r\n", Violation::BadFirstLine),
+        ("HTTP/1.1 099 OK\r\n\r\n", Violation::BadFirstLine),
+        ("HTTP/2 200 OK\r\n\r\n", Violation::BadFirstLine),
+        ("ICY 200 OK\r\n\r\n", Violation::BadFirstLine),
+        ("HTTP/1.1 200 O\rK\r\n\r\n", Violation::BareCarriageReturn),
+        ("HTTP/1.1 200 OK\nX: y\n\n", Violation::BareLineFeed),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+            Violation::BadContentLength,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            Violation::TwoLengths,
+        ),
+        (
+            "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            Violation::BadTransferEncoding,
+        ),
+        ("HTTP/1.1 200 OK\r\nX: a\r\n b\r\n\r\n", Violation::FoldedHeader),
     ] {
         assert_eq!(
-            answers(&[GET], bytes.as_bytes()).expect_err("refused"),
-            Violation::UnaskedBytes,
+            answer(GET, bytes.as_bytes()).expect_err("refused"),
+            violation,
             "{bytes:?}"
         );
     }
-    assert_eq!(
-        answers(&[], b"HTTP/1.1 408 x\r\n\r\n").expect_err("refused"),
-        Violation::UnaskedBytes
-    );
 }
 
 #[test]
 fn a_cut_answer_is_known_as_such() {
     let cut = |bytes: &str| {
-        answers(&[GET], bytes.as_bytes())
-            .expect("sound so far")
-            .is_cut_short_by_close()
+        let (_, body, _) = answer(GET, bytes.as_bytes()).expect("sound so far");
+        !body.may_end_by_close()
     };
-    assert!(cut(""));
-    assert!(cut("HTTP/1.1 200 OK\r\n"));
     assert!(cut("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nok"));
     assert!(cut("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n"));
     assert!(!cut("HTTP/1.1 200 OK\r\n\r\nok"));
     assert!(!cut("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"));
+}
+
+#[test]
+fn a_wish_for_another_protocol_counts_only_where_it_can_be_granted() {
+    let wants = |lines: &str| {
+        let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
+        Request::read(head.as_bytes(), &Limits::default(), Vec::new())
+            .expect("sound")
+            .wants_upgrade
+    };
+    assert!(wants("Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"));
+    assert!(!wants("Upgrade: websocket\r\n"));
+    assert!(!wants("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\n"));
+}
+
+#[test]
+fn the_path_is_the_target_without_scheme_and_host() {
+    for (target, path) in [
+        ("/a?b", "/a?b"),
+        ("http://a/b?c", "/b?c"),
+        ("http://a?c", "?c"),
+        ("http://a", ""),
+    ] {
+        let head = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+        let request = Request::read(head.as_bytes(), &Limits::default(), Vec::new()).expect("sound");
+        assert_eq!(request.path.text(head.as_bytes()), path);
+    }
 }
 
 const PIECES: &[&str] = &[
@@ -259,12 +360,12 @@ proptest! {
         let whole = pieces.concat().into_bytes();
         let at_once = requests(&whole).map(|(count, requests)| (count, requests.is_between_messages()));
 
-        let mut pieces = Requests::new(Limits::default());
+        let mut pieces = Requests::new();
         let (mut count, mut rest, mut failure) = (0, &whole[..], None);
         for cut in cuts.iter().cycle() {
             if rest.is_empty() || failure.is_some() { break; }
             let (piece, tail) = rest.split_at((*cut).min(rest.len()));
-            failure = pieces.feed(piece, |_| count += 1).err();
+            failure = pieces.feed(piece, || count += 1).err();
             rest = tail;
         }
         let in_pieces = failure.map_or(Ok((count, pieces.is_between_messages())), Err);
@@ -274,6 +375,10 @@ proptest! {
     #[test]
     fn no_input_panics(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
         let _ = requests(&bytes);
-        let _ = answers(&[GET, HEAD, UPGRADE], &bytes);
+        if let Ok(Some(length)) = Scan::default().find(&bytes, &Limits::default()) {
+            for asked in [GET, HEAD, UPGRADE] {
+                let _ = Response::read(&bytes[..length], &Limits::default(), asked, Vec::new());
+            }
+        }
     }
 }
