@@ -12,6 +12,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 pub mod connect;
+pub mod requests;
+
+use requests::Requests;
 
 /// Counters of one backend of one service. Aligned so that two backends never share a cache line.
 #[derive(Debug)]
@@ -39,6 +42,8 @@ pub struct BackendState {
     pub bytes_to_backend: Counter,
     /// Bytes it sent.
     pub bytes_to_client: Counter,
+    /// Requests it was sent.
+    pub requests: Requests,
 }
 
 impl BackendState {
@@ -57,6 +62,7 @@ impl BackendState {
             connect_micros: Counter::default(),
             bytes_to_backend: Counter::default(),
             bytes_to_client: Counter::default(),
+            requests: Requests::default(),
         }
     }
 

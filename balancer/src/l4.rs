@@ -8,13 +8,13 @@
 
 pub mod choose;
 pub mod flows;
-mod identity;
+pub(crate) mod identity;
 pub mod sessions;
 pub mod udp;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -23,12 +23,14 @@ use tokio::net::TcpStream;
 use crate::backend::connect::connect;
 use crate::log::{By, End as Ending, Journal, Line};
 use crate::plan::{AllDown, ClientIp, Service};
+use crate::proxy_protocol::tlv::Extensions;
+use crate::proxy_protocol::{Claim, v1, v2};
 use crate::relay::{self, Outcome, Side, Terms, relay};
 use crate::service::{ServiceState, is_admitted, is_in};
 use crate::snapshot::Snapshot;
 use crate::socket::{FirstBytes, Source, reset_on_close};
 
-use choose::{Choice, Chooser, Chosen};
+use choose::{Chooser, Chosen, Refusal, next_backend};
 use identity::Identity;
 use sessions::{Open, Sessions, Why};
 
@@ -275,67 +277,43 @@ async fn reach(door: &Door, snapshot: &Snapshot, client: &TcpStream, record: &mu
 }
 
 /// Where a connection to a backend comes from.
-fn source(client_ip: ClientIp, client: SocketAddr) -> Source {
+pub(crate) fn source(client_ip: ClientIp, client: SocketAddr) -> Source {
     match client_ip {
         ClientIp::Transparent => Source::Transparent(client.ip()),
         ClientIp::None | ClientIp::ProxyV1 | ClientIp::ProxyV2 => Source::Any,
     }
 }
 
-/// Asks for the next backend; waits in line while all of them are at their limits, or nobody has been checked yet.
-async fn choose(door: &Door, snapshot: &Snapshot, record: &mut Record, tried: &[SocketAddr]) -> Result<Chosen, Ending> {
-    let ip: IpAddr = record.client.ip();
-    let nobody = || {
-        door.service.counters.no_backend.add(1);
-        match tried {
-            [] => Ending {
-                by: By::Balancer,
-                word: "no-backend",
-                code: "SC",
-            },
-            _ => Ending {
-                by: By::Backend,
-                word: "connect-failed",
-                code: "SC",
-            },
-        }
-    };
-    let attempt = |snapshot: &Snapshot| {
-        let mut chooser = door.chooser.lock().unwrap_or_else(PoisonError::into_inner);
-        chooser.choose(&door.service, snapshot, ip, tried)
-    };
-    let service = &door.service;
-    // Who comes while others wait does not overtake them.
-    if service.waiting.count() == 0 {
-        match attempt(snapshot) {
-            Choice::Picked(chosen) => return Ok(chosen),
-            Choice::Nobody => return Err(nobody()),
-            Choice::Wait => {}
+/// Appends what a backend is sent first to tell it of a client who came to `local`.
+pub(crate) fn opening_for(how: ClientIp, client: SocketAddr, local: SocketAddr, out: &mut Vec<u8>) {
+    match how {
+        ClientIp::None | ClientIp::Transparent => {}
+        ClientIp::ProxyV1 => v1::write(client, local, out),
+        ClientIp::ProxyV2 => {
+            let claim = Claim::Tcp {
+                source: client,
+                destination: local,
+            };
+            v2::write(claim, &Extensions::default(), out);
         }
     }
-    let overflow = |word| {
-        service.counters.queue_overflow.add(1);
-        Err(Ending {
-            by: By::Balancer,
-            word,
-            code: "sQ",
-        })
-    };
-    let policy = &snapshot.service;
-    let Some(waiter) = service.waiting.join(policy.queue) else {
-        return overflow("queue-full");
-    };
-    service.counters.queued.add(1);
+}
+
+/// Asks for the next backend.
+async fn choose(door: &Door, snapshot: &Snapshot, record: &mut Record, tried: &[SocketAddr]) -> Result<Chosen, Ending> {
+    let ip: IpAddr = record.client.ip();
     let begun = Instant::now();
-    // Backends may come and go meanwhile.
-    let turn = waiter.until(|| match attempt(&service.live.load()) {
-        Choice::Picked(chosen) => Some(Ok(chosen)),
-        Choice::Nobody => Some(Err(nobody())),
-        Choice::Wait => None,
-    });
-    let result = tokio::time::timeout(policy.timeouts.queue, turn).await;
+    let result = next_backend(&door.service, &door.chooser, snapshot, ip, tried).await;
     record.steps.queue += begun.elapsed();
-    result.unwrap_or_else(|_| overflow("queue-timeout"))
+    result.map_err(|refusal| {
+        let (by, word, code) = match refusal {
+            Refusal::Nobody if tried.is_empty() => (By::Balancer, "no-backend", "SC"),
+            Refusal::Nobody => (By::Backend, "connect-failed", "SC"),
+            Refusal::QueueFull => (By::Balancer, "queue-full", "sQ"),
+            Refusal::QueueTimeout => (By::Balancer, "queue-timeout", "sQ"),
+        };
+        Ending { by, word, code }
+    })
 }
 
 /// Tells a client that nobody can take it.

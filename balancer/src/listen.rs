@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::l4::choose::Chooser;
 use crate::l4::sessions::Sessions;
 use crate::l4::{self, Door, flows};
+use crate::l7;
 use crate::log::Journal;
 use crate::plan::Mode;
 use crate::service::{Gate, Place, ServiceState};
@@ -87,18 +88,24 @@ impl Thread {
         closed: CancellationToken,
     ) -> io::Result<()> {
         let _guard = self.handle.enter();
-        let door = Arc::new(Door {
-            service: Arc::clone(service),
-            sessions: Arc::clone(&self.sessions),
-            journal: self.journal.clone(),
-            chooser: Mutex::new(Chooser::new(rand::random())),
-        });
+        let door = || {
+            Arc::new(Door {
+                service: Arc::clone(service),
+                sessions: Arc::clone(&self.sessions),
+                journal: self.journal.clone(),
+                chooser: Mutex::new(Chooser::new(rand::random())),
+            })
+        };
         let all = Arc::clone(all);
         match listener {
             Listener::Tcp(listener) => {
                 let accepting = Accepting {
                     listener: TcpListener::from_std(listener)?,
-                    door,
+                    service: Arc::clone(service),
+                    behind: match service.live.load().service.mode {
+                        Mode::Tcp | Mode::Udp => Behind::Connections(door()),
+                        Mode::Http => Behind::Requests(self.requests(service, &closed)),
+                    },
                     all,
                     tasks: self.tasks.clone(),
                 };
@@ -106,7 +113,7 @@ impl Thread {
             }
             Listener::Udp(socket) => {
                 let name = Arc::clone(&service.name);
-                let serving = flows::serve(socket, door, all);
+                let serving = flows::serve(socket, door(), all);
                 self.handle.spawn(async move {
                     if let Some(Err(error)) = closed.run_until_cancelled_owned(serving).await {
                         tracing::error!(service = %name, %error, "Cannot receive datagrams any more");
@@ -115,6 +122,13 @@ impl Thread {
             }
         }
         Ok(())
+    }
+
+    fn requests(&self, service: &Arc<ServiceState>, closed: &CancellationToken) -> Arc<l7::Door> {
+        let (sessions, journal) = (Arc::clone(&self.sessions), self.journal.clone());
+        let door = l7::Door::new(Arc::clone(service), sessions, journal, closed.clone());
+        self.handle.spawn(door.sweep());
+        door
     }
 
     /// Connections under way, also those that have no backend yet.
@@ -158,7 +172,7 @@ impl Listener {
             ..Listening::default()
         };
         match mode {
-            Mode::Tcp => socket::listen(address, options).map(Self::Tcp),
+            Mode::Tcp | Mode::Http => socket::listen(address, options).map(Self::Tcp),
             Mode::Udp => socket::listen_datagrams(address, true).map(Self::Udp),
         }
     }
@@ -169,7 +183,7 @@ impl Listener {
     /// It is not a socket of that kind.
     pub fn adopt(mode: Mode, socket: OwnedFd) -> io::Result<Self> {
         match mode {
-            Mode::Tcp => {
+            Mode::Tcp | Mode::Http => {
                 let listener = std::net::TcpListener::from(socket);
                 socket::adopt(&listener, Listening::default())?;
                 Ok(Self::Tcp(listener))
@@ -251,7 +265,7 @@ pub fn complete(mode: Mode, mut listeners: Vec<Listener>, threads: usize) -> io:
 /// would otherwise take half of the connections.
 fn refuse_to_share(mode: Mode, address: SocketAddr) -> io::Result<()> {
     let kind = match mode {
-        Mode::Tcp => Type::STREAM,
+        Mode::Tcp | Mode::Http => Type::STREAM,
         Mode::Udp => Type::DGRAM,
     };
     let socket = Socket::new(Domain::for_address(address), kind, None)?;
@@ -259,16 +273,25 @@ fn refuse_to_share(mode: Mode, address: SocketAddr) -> io::Result<()> {
         socket.set_only_v6(true)?;
     }
     // Connections of an earlier life in TIME_WAIT do not count.
-    socket.set_reuse_address(mode == Mode::Tcp)?;
+    socket.set_reuse_address(mode != Mode::Udp)?;
     socket.bind(&address.into())
 }
 
 /// The accept loop of one listener.
 struct Accepting {
     listener: TcpListener,
-    door: Arc<Door>,
+    service: Arc<ServiceState>,
+    behind: Behind,
     all: Arc<Gate>,
     tasks: TaskTracker,
+}
+
+/// What connections are taken for.
+enum Behind {
+    /// Bytes.
+    Connections(Arc<Door>),
+    /// HTTP requests.
+    Requests(Arc<l7::Door>),
 }
 
 impl Accepting {
@@ -282,7 +305,7 @@ impl Accepting {
             match accepted {
                 // Without room this one waits here, and those behind it in the kernel.
                 Ok((client, peer)) => self.take(client, peer).await,
-                Err(error) => refuse(&self.door.service, &error).await,
+                Err(error) => refuse(&self.service, &error).await,
             }
         }
         // Who came before the end is served: closing would reset what waits in the kernel.
@@ -292,10 +315,12 @@ impl Accepting {
     }
 
     async fn take(&self, client: TcpStream, peer: SocketAddr) {
-        self.door.service.counters.accepted.add(1);
-        let places = enter(&self.door.service, &self.all).await;
-        self.tasks
-            .spawn(l4::serve(Arc::clone(&self.door), client, peer, places));
+        self.service.counters.accepted.add(1);
+        let places = enter(&self.service, &self.all).await;
+        match &self.behind {
+            Behind::Connections(door) => self.tasks.spawn(l4::serve(Arc::clone(door), client, peer, places)),
+            Behind::Requests(door) => self.tasks.spawn(l7::serve(Arc::clone(door), client, peer, places)),
+        };
     }
 }
 

@@ -15,6 +15,10 @@ use chrono::DateTime;
 
 use crate::backend::Counter;
 
+mod request;
+
+pub use request::RequestLine;
+
 /// Bytes that one thread may have waiting to be written.
 const BUFFER_MOST: usize = 1 << 20;
 /// How often the buffers are emptied.
@@ -27,6 +31,10 @@ pub enum Form {
     Json,
     /// One readable line.
     Text,
+    /// NCSA's combined log for requests, [`Form::Text`] for connections.
+    Combined,
+    /// HAProxy's `httplog` and `tcplog`.
+    Haproxy,
 }
 
 /// By whose doing a connection ended.
@@ -106,6 +114,16 @@ struct Buffer {
     /// The second that `stamp` shows.
     second: u64,
     stamp: String,
+    /// The same second as NCSA writes it, without a zone.
+    clf: String,
+}
+
+/// A moment, written in the forms that lines need.
+#[derive(Clone, Copy)]
+struct Stamp<'a> {
+    iso: &'a str,
+    clf: &'a str,
+    millis: u32,
 }
 
 impl Journal {
@@ -120,15 +138,33 @@ impl Journal {
         }
     }
 
-    /// Appends a line, or counts it as dropped.
+    /// Appends the line of a connection, or counts it as dropped.
     pub fn write(&self, line: &Line<'_>) {
+        self.append(|out, form, stamp| match form {
+            Form::Json => json(out, stamp.iso, stamp.millis, line),
+            Form::Text | Form::Combined => plain(out, stamp.iso, stamp.millis, line),
+            Form::Haproxy => tcplog(out, stamp, line),
+        });
+    }
+
+    /// Appends the line of a request, or counts it as dropped.
+    pub fn write_request(&self, line: &RequestLine<'_>) {
+        self.append(|out, form, stamp| request::write(out, form, stamp, line));
+    }
+
+    fn append(&self, write: impl FnOnce(&mut String, Form, Stamp<'_>) -> std::fmt::Result) {
         let now = (self.clock)().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut buffer = self.lock();
         if buffer.text.len() > BUFFER_MOST {
             self.dropped.add(1);
             return;
         }
-        let Buffer { text, second, stamp } = &mut *buffer;
+        let Buffer {
+            text,
+            second,
+            stamp,
+            clf,
+        } = &mut *buffer;
         if *second != now.as_secs() || stamp.is_empty() {
             *second = now.as_secs();
             let time = i64::try_from(*second)
@@ -136,13 +172,15 @@ impl Journal {
                 .and_then(|it| DateTime::from_timestamp(it, 0))
                 .unwrap_or_default();
             *stamp = time.format("%Y-%m-%dT%H:%M:%S").to_string();
+            *clf = time.format("%d/%b/%Y:%H:%M:%S").to_string();
         }
-        let millis = now.subsec_millis();
-        // Writing into a String cannot fail.
-        let _ = match self.form {
-            Form::Json => json(text, stamp, millis, line),
-            Form::Text => plain(text, stamp, millis, line),
+        let stamp = Stamp {
+            iso: stamp,
+            clf,
+            millis: now.subsec_millis(),
         };
+        // Writing into a String cannot fail.
+        let _ = write(text, self.form, stamp);
     }
 
     /// Lines that were dropped because nobody read them fast enough.
@@ -203,6 +241,30 @@ fn plain(out: &mut String, stamp: &str, millis: u32, line: &Line<'_>) -> std::fm
         line.end.code,
         line.end.word,
         line.end.by.name(),
+    )
+}
+
+/// HAProxy's `tcplog`; what it counts and this balancer does not is 0.
+fn tcplog(out: &mut String, stamp: Stamp<'_>, line: &Line<'_>) -> std::fmt::Result {
+    let service = line.service;
+    write!(
+        out,
+        "{} [{}.{:03}] {service} {service}/",
+        line.client, stamp.clf, stamp.millis
+    )?;
+    match line.backend {
+        Some(backend) => write!(out, "{backend}")?,
+        None => out.push_str("<NOSRV>"),
+    }
+    writeln!(
+        out,
+        " {}/{}/{} {} {} 0/0/0/0/{} 0/0",
+        line.queue.as_millis(),
+        line.connect.as_millis(),
+        line.total.as_millis(),
+        line.bytes_out,
+        line.end.code,
+        line.retries,
     )
 }
 

@@ -66,6 +66,10 @@ pub enum LogFormat {
     Json,
     /// One readable line.
     Text,
+    /// NCSA's combined log for requests.
+    Combined,
+    /// HAProxy's `httplog` and `tcplog`.
+    Haproxy,
     /// Nothing.
     Off,
 }
@@ -77,8 +81,12 @@ pub struct Service {
     pub name: Arc<str>,
     /// Addresses that clients connect to.
     pub listen: Vec<SocketAddr>,
-    /// What is balanced: connections, datagram flows.
+    /// What is balanced: connections, HTTP requests, datagram flows.
     pub mode: Mode,
+    /// Rules for requests in [`Mode::Http`].
+    pub http: Http,
+    /// The service whose group this is; it has no listener of its own then.
+    pub parent: Option<Arc<str>>,
     /// How a backend is chosen.
     pub schedule: Schedule,
     /// How backends are found alive.
@@ -99,7 +107,7 @@ pub struct Service {
     pub allow: Vec<IpNet>,
     /// These clients are not served.
     pub deny: Vec<IpNet>,
-    /// New connections a second that one source may open.
+    /// New connections a second that one source may open; in [`Mode::Http`]: requests.
     pub rate: Option<u32>,
     /// Clients stay with the backend they had.
     pub sticky: Option<Sticky>,
@@ -123,8 +131,90 @@ pub struct Service {
 pub enum Mode {
     /// TCP connections, byte transparent.
     Tcp,
+    /// HTTP requests, each on its own.
+    Http,
     /// UDP datagrams, by source.
     Udp,
+}
+
+impl Mode {
+    /// The mode of the same kind of socket that knows nothing of what is carried.
+    #[must_use]
+    pub fn transport(self) -> Self {
+        match self {
+            Self::Tcp | Self::Http => Self::Tcp,
+            Self::Udp => Self::Udp,
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Http => "http",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+/// Rules for requests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Http {
+    /// A client's connection between two requests.
+    pub keep_alive_timeout: Duration,
+    /// The whole head of a request, from its first byte.
+    pub header_timeout: Duration,
+    /// The next part of a request's body, and the client's taking of the next part of an answer.
+    pub body_timeout: Duration,
+    /// A backend's answer, and each next part of it; zero is never.
+    pub response_timeout: Duration,
+    /// A connection to a backend that nobody uses; zero keeps none.
+    pub backend_idle_timeout: Duration,
+    /// Bytes of a head.
+    pub max_header_bytes: usize,
+    /// Lines of a head.
+    pub max_headers: usize,
+    /// Bytes of a request's target.
+    pub max_target_bytes: usize,
+    /// Requests of one client under way.
+    pub client_maxconn: Option<u32>,
+    /// Peers whose `X-Forwarded-…` and `Forwarded` are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Clients stay with the backend that a cookie of this name says.
+    pub cookie: Option<String>,
+    /// Where requests go, first match first; what matches none stays with the service's own backends.
+    pub routes: Vec<Route>,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            keep_alive_timeout: Duration::from_secs(60),
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(60),
+            response_timeout: Duration::from_secs(300),
+            backend_idle_timeout: Duration::from_secs(4),
+            max_header_bytes: 64 * 1024,
+            max_headers: 128,
+            max_target_bytes: 16 * 1024,
+            client_maxconn: None,
+            trusted_proxies: Vec::new(),
+            cookie: None,
+            routes: Vec::new(),
+        }
+    }
+}
+
+/// Some requests, and the group of backends that serves them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// Host without port, in lower case; one that begins with `*.` is any below that domain; `None` is any.
+    pub host: Option<String>,
+    /// Start of the path, whole segments.
+    pub path: String,
+    /// Name of the service that is the group; see [`Service::parent`].
+    pub group: Arc<str>,
 }
 
 /// How a backend is chosen. IPVS' names where IPVS has them.

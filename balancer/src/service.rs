@@ -2,6 +2,7 @@
 
 mod rate;
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,6 +11,7 @@ use std::time::Instant;
 use tokio::sync::Notify;
 
 use crate::backend::connect::{ConnectError, Report, Reports};
+use crate::backend::requests::Requests;
 use crate::backend::{BackendState, Counter, Waiting};
 use crate::plan;
 use crate::schedule::sticky::Sticky;
@@ -32,6 +34,10 @@ pub struct ServiceState {
     pub counters: Counters,
     /// Where failed connects are told.
     reports: Reports,
+    /// Requests of each client that are under way, if there is a limit.
+    clients: Mutex<HashMap<IpAddr, u32>>,
+    /// Its groups: services that get some of its clients.
+    groups: Live<Vec<Arc<ServiceState>>>,
     /// Which backend a client had, if it is to stay there.
     sticky: Mutex<Option<Sticky>>,
     /// How many connections each source may open, if there is a limit.
@@ -68,6 +74,8 @@ pub struct Counters {
     pub bytes_to_backend: Counter,
     /// Bytes from backends to clients.
     pub bytes_to_client: Counter,
+    /// Requests, in http mode.
+    pub requests: Requests,
 }
 
 impl ServiceState {
@@ -85,6 +93,8 @@ impl ServiceState {
             waiting: Arc::default(),
             counters: Counters::default(),
             reports,
+            groups: Live::new(Vec::new()),
+            clients: Mutex::default(),
         }
     }
 
@@ -132,6 +142,33 @@ impl ServiceState {
         }
     }
 
+    /// Lets a client have one more request under way; `None` if it has `most` already.
+    #[must_use]
+    pub fn admit_client(self: &Arc<Self>, client: IpAddr, most: u32) -> Option<ClientPlace> {
+        let client = client.to_canonical();
+        let mut clients = lock(&self.clients);
+        let count = clients.entry(client).or_default();
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        Some(ClientPlace {
+            service: Arc::clone(self),
+            client,
+        })
+    }
+
+    /// Its group of this name.
+    #[must_use]
+    pub fn group(&self, name: &str) -> Option<Arc<Self>> {
+        self.groups.load().iter().find(|it| *it.name == *name).cloned()
+    }
+
+    /// Makes these its groups.
+    pub fn set_groups(&self, groups: Vec<Arc<Self>>) {
+        self.groups.publish(groups);
+    }
+
     /// Counts a connect that failed and, if the backend is to blame, tells the control task.
     pub fn connect_failed(&self, backend: &BackendState, error: &ConnectError) {
         match error {
@@ -148,6 +185,25 @@ impl ServiceState {
             reason: error.to_string(),
         };
         let _ = self.reports.try_send(report);
+    }
+}
+
+/// A client's request under way; over when dropped.
+#[derive(Debug)]
+pub struct ClientPlace {
+    service: Arc<ServiceState>,
+    client: IpAddr,
+}
+
+impl Drop for ClientPlace {
+    fn drop(&mut self) {
+        let mut clients = lock(&self.service.clients);
+        if let Some(count) = clients.get_mut(&self.client) {
+            *count -= 1;
+            if *count == 0 {
+                clients.remove(&self.client);
+            }
+        }
     }
 }
 

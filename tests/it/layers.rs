@@ -45,7 +45,7 @@ const NODE: &[Row] = &[
 
 const BALANCER: &[Row] = &[
     LeftToRight(&["control", "listen", "health"]),
-    LeftToRight(&["l4", "l7"]),
+    LeftToRight(&["l7", "l4"]),
     Siblings(&["service"]),
     Siblings(&["snapshot"]),
     Siblings(&["config"]),

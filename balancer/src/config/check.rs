@@ -1,5 +1,8 @@
 //! Written tree → [`Plan`], collecting every problem.
 
+mod groups;
+mod http;
+
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -30,7 +33,7 @@ const CHECKS: [(&str, CheckKind); 4] = [
     ("https", CheckKind::Https),
     ("none", CheckKind::None),
 ];
-const MODES: [(&str, Mode); 2] = [("tcp", Mode::Tcp), ("udp", Mode::Udp)];
+const MODES: [(&str, Mode); 3] = [("tcp", Mode::Tcp), ("http", Mode::Http), ("udp", Mode::Udp)];
 const ON_DOWN: [(&str, OnDown); 2] = [("keep", OnDown::Keep), ("close", OnDown::Close)];
 const ALL_DOWN: [(&str, AllDown); 3] = [
     ("reset", AllDown::Reset),
@@ -132,6 +135,8 @@ fn process(root: &Written, folder: Option<&Path>, found: &mut Found) -> Process 
                 ("auto", LogFormat::Auto),
                 ("json", LogFormat::Json),
                 ("text", LogFormat::Text),
+                ("combined", LogFormat::Combined),
+                ("haproxy", LogFormat::Haproxy),
                 ("off", LogFormat::Off),
             ];
             if is_off(text) {
@@ -152,14 +157,15 @@ fn resolve(folder: Option<&Path>, text: &str) -> std::path::PathBuf {
     folder.map_or_else(|| text.into(), |folder| folder.join(text))
 }
 
-/// The services, each with the place it was written at.
+/// The services, each with the place it was written at; groups stand behind the service they belong to.
 fn services(root: &Written, folder: Option<&Path>, found: &mut Found) -> Vec<(Service, Place)> {
     let Some(list) = root.entries().iter().find(|entry| entry.key == "services") else {
         let only = Reader {
             layers: vec![(root, String::new())],
             found,
         };
-        return vec![(only.service(folder, true), root.place.clone())];
+        let services = only.service_and_groups(folder, true);
+        return services.into_iter().map(|it| (it, root.place.clone())).collect();
     };
     let items = match &list.value.value {
         Value::List(items) if !items.is_empty() => items,
@@ -188,7 +194,8 @@ fn services(root: &Written, folder: Option<&Path>, found: &mut Found) -> Vec<(Se
             layers: vec![(item, path), (root, String::new())],
             found,
         };
-        services.push((reader.service(folder, false), item.place.clone()));
+        let read = reader.service_and_groups(folder, false);
+        services.extend(read.into_iter().map(|it| (it, item.place.clone())));
     }
     services
 }
@@ -197,8 +204,10 @@ fn services(root: &Written, folder: Option<&Path>, found: &mut Found) -> Vec<(Se
 fn find_clashes(services: &[(Service, Place)], found: &mut Found) {
     let mut names: HashSet<&str> = HashSet::new();
     let mut addresses: HashMap<(Mode, SocketAddr), &str> = HashMap::new();
-    for (index, (service, place)) in services.iter().enumerate() {
+    let mut index = 0;
+    for (service, place) in services {
         let path = format!("services[{index}]");
+        index += usize::from(service.parent.is_none());
         if !names.insert(&service.name) {
             found.problem(
                 place,
@@ -207,7 +216,7 @@ fn find_clashes(services: &[(Service, Place)], found: &mut Found) {
             );
         }
         for address in service.listen.iter().filter(|it| it.port() != 0) {
-            if let Some(other) = addresses.insert((service.mode, *address), &service.name) {
+            if let Some(other) = addresses.insert((service.mode.transport(), *address), &service.name) {
                 let text = format!("`{address}` is already the address of service `{other}`");
                 found.problem(place, &join(&path, "listen"), text);
             }
@@ -222,15 +231,21 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn service(mut self, folder: Option<&Path>, is_whole_file: bool) -> Service {
+    fn name(&mut self, listen: &[SocketAddr]) -> Arc<str> {
+        let unsaid = || listen.first().map(ToString::to_string).unwrap_or_default();
+        self.text("name")
+            .map_or_else(unsaid, |(text, _, _)| text.to_owned())
+            .into()
+    }
+
+    fn service(&mut self, folder: Option<&Path>, is_whole_file: bool) -> Service {
         let listen = self.listen();
-        let name = self.text("name").map_or_else(
-            || listen.first().map(ToString::to_string).unwrap_or_default(),
-            |(text, _, _)| text.to_owned(),
-        );
+        let name = self.name(&listen);
         let mode = self.parsed("mode", Mode::Tcp, |text| values::word(text, &MODES));
         let service = Service {
-            name: Arc::from(name),
+            http: self.http(mode),
+            parent: None,
+            name,
             listen,
             mode,
             schedule: self.parsed("schedule", Schedule::Rr, |text| values::word(text, &Schedule::NAMES)),
@@ -245,7 +260,7 @@ impl<'a> Reader<'a> {
             allow: self.networks("allow"),
             deny: self.networks("deny"),
             rate: self.parsed("rate", None, |text| values::number(text, 1..=1_000_000).map(Some)),
-            sticky: self.sticky(),
+            sticky: self.sticky(mode),
             slow_start: self.parsed("slow_start", Duration::ZERO, values::duration),
             on_down: self.parsed("on_down", OnDown::Keep, |text| values::word(text, &ON_DOWN)),
             all_down: self.parsed("all_down", AllDown::Reset, |text| values::word(text, &ALL_DOWN)),
@@ -410,7 +425,7 @@ impl<'a> Reader<'a> {
                 }
             }),
             host: self.parsed("check_host", None, |text| {
-                http::HeaderValue::from_str(text)
+                ::http::HeaderValue::from_str(text)
                     .map(|_| Some(text.to_owned()))
                     .map_err(|_| format!("`{text}` is not a host name"))
             }),
@@ -465,10 +480,13 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn sticky(&mut self) -> Option<Sticky> {
+    fn sticky(&mut self, mode: Mode) -> Option<Sticky> {
         let timeout = self.parsed("sticky_timeout", Duration::from_secs(300), values::positive_duration);
         let on = self.parsed("sticky", false, |text| {
-            values::word(text, &[("source", true), ("off", false)])
+            match values::word(text, &[("source", "source"), ("cookie", "cookie"), ("off", "off")])? {
+                "cookie" if mode != Mode::Http => Err("`cookie` needs mode http; write source".to_owned()),
+                word => Ok(word == "source"),
+            }
         });
         on.then_some(Sticky { timeout })
     }

@@ -344,7 +344,7 @@ impl Control {
                 .iter()
                 .filter(|it| it.service == service.name)
                 .map(|it| it.address);
-            service.mode == mode && (service.listen.contains(&meant.address) || given.any(|it| it == meant.address))
+            service.mode.transport() == mode && (service.listen.contains(&meant.address) || given.any(|it| it == meant.address))
         };
         sources
             .services()
@@ -439,7 +439,7 @@ fn set_timeouts(sources: &mut Sources, [tcp, end, udp]: [u32; 3]) {
     };
     for mut service in sources.services() {
         match service.mode {
-            Mode::Tcp => {
+            Mode::Tcp | Mode::Http => {
                 set(&mut service.timeouts.idle, tcp);
                 set(&mut service.timeouts.half_close, end);
             }

@@ -177,7 +177,7 @@ impl Inherited {
     pub(super) fn take(&mut self, want: &Want) -> Vec<Listener> {
         let is_meant = |(given, listener): &(Option<Want>, Listener)| match given {
             Some(given) => given.is_same_place(want),
-            None => listener.address().is_ok_and(|it| it == want.address) && listener.mode() == want.mode,
+            None => listener.address().is_ok_and(|it| it == want.address) && listener.mode() == want.mode.transport(),
         };
         let (taken, left) = std::mem::take(&mut self.sockets).into_iter().partition(is_meant);
         self.sockets = left;

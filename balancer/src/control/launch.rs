@@ -188,6 +188,8 @@ fn form(format: LogFormat) -> Option<Form> {
     match format {
         LogFormat::Json => Some(Form::Json),
         LogFormat::Text => Some(Form::Text),
+        LogFormat::Combined => Some(Form::Combined),
+        LogFormat::Haproxy => Some(Form::Haproxy),
         LogFormat::Off => None,
         LogFormat::Auto if io::IsTerminal::is_terminal(&io::stdout()) => Some(Form::Text),
         LogFormat::Auto => Some(Form::Json),

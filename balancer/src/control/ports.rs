@@ -33,7 +33,7 @@ impl Want {
     /// True if both mean the same socket. Any free port is another one each time, so then the services decide.
     #[must_use]
     pub fn is_same_place(&self, other: &Self) -> bool {
-        (self.mode, self.address) == (other.mode, other.address)
+        (self.mode.transport(), self.address) == (other.mode.transport(), other.address)
             && (self.address.port() != 0 || self.service == other.service)
     }
 }

@@ -144,6 +144,7 @@ impl Observed {
                 .collect(),
             mode: match service.mode {
                 Mode::Tcp => "tcp",
+                Mode::Http => "http",
                 Mode::Udp => "udp",
             },
             schedule: service.schedule.to_string(),

@@ -217,6 +217,16 @@ impl State {
             entry.update_members(&wish.backends, now, &mut self.next_ticket);
             entry.publish(now);
         }
+        self.give_groups();
+    }
+
+    /// Tells each service its groups.
+    fn give_groups(&self) {
+        for entry in &self.services {
+            let is_own = |it: &&Entry| it.service.parent.as_ref() == Some(&entry.service.name) && !it.is_leaving;
+            let groups = self.services.iter().filter(is_own);
+            entry.shared.set_groups(groups.map(|it| Arc::clone(&it.shared)).collect());
+        }
     }
 
     /// Carries on what time has brought, and says what is to be done now.

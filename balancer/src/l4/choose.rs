@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::backend::Pick;
@@ -35,11 +36,71 @@ pub struct Chosen {
     pub pick: Pick,
     /// How it learns the client's address.
     pub client_ip: ClientIp,
-    key: u64,
+    /// Who it is; see [`member_key`](crate::schedule::member_key).
+    pub key: u64,
+}
+
+/// Why a client gets no backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is nobody left to try.
+    Nobody,
+    /// Too many wait already.
+    QueueFull,
+    /// Nobody had room in time.
+    QueueTimeout,
+}
+
+/// Chooses the next backend for a client; waits in line while all of them are at their limits, or nobody has been checked
+/// yet.
+///
+/// # Errors
+/// The client gets none. That is counted.
+pub async fn next_backend(
+    service: &ServiceState,
+    chooser: &Mutex<Chooser>,
+    snapshot: &Snapshot,
+    client: IpAddr,
+    tried: &[SocketAddr],
+) -> Result<Chosen, Refusal> {
+    let nobody = || {
+        service.counters.no_backend.add(1);
+        Refusal::Nobody
+    };
+    let attempt = |snapshot: &Snapshot| {
+        let mut chooser = chooser.lock().unwrap_or_else(PoisonError::into_inner);
+        chooser.choose(service, snapshot, client, tried)
+    };
+    // Who comes while others wait does not overtake them.
+    if service.waiting.count() == 0 {
+        match attempt(snapshot) {
+            Choice::Picked(chosen) => return Ok(chosen),
+            Choice::Nobody => return Err(nobody()),
+            Choice::Wait => {}
+        }
+    }
+    let overflow = |refusal| {
+        service.counters.queue_overflow.add(1);
+        Err(refusal)
+    };
+    let policy = &snapshot.service;
+    let Some(waiter) = service.waiting.join(policy.queue) else {
+        return overflow(Refusal::QueueFull);
+    };
+    service.counters.queued.add(1);
+    // Backends may come and go meanwhile.
+    let turn = waiter.until(|| match attempt(&service.live.load()) {
+        Choice::Picked(chosen) => Some(Ok(chosen)),
+        Choice::Nobody => Some(Err(nobody())),
+        Choice::Wait => None,
+    });
+    let result = tokio::time::timeout(policy.timeouts.queue, turn).await;
+    result.unwrap_or_else(|_| overflow(Refusal::QueueTimeout))
 }
 
 impl Chosen {
-    fn try_new(candidate: &Candidate) -> Option<Self> {
+    /// The permit to use this backend, unless it is at its limit.
+    pub(crate) fn try_new(candidate: &Candidate) -> Option<Self> {
         let pick = Pick::try_new(&candidate.state, candidate.limit)?;
         Some(Self {
             pick,

@@ -17,9 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Who the client is, and what it connected to.
 #[derive(Debug)]
-pub(super) struct Identity {
+pub(crate) struct Identity {
     /// The client's address.
-    pub(super) client: SocketAddr,
+    pub(crate) client: SocketAddr,
     /// The address it connected to; `None` is the connection's own.
     destination: Option<SocketAddr>,
     /// The header that said so, for its extensions.
@@ -28,7 +28,7 @@ pub(super) struct Identity {
 
 /// Why a peer that must send a PROXY header is not served.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum IdentityError {
+pub(crate) enum IdentityError {
     #[error(transparent)]
     Header(#[from] HeaderError),
     #[error("the PROXY header did not come within {PATIENCE:?}")]
@@ -48,7 +48,7 @@ impl Identity {
     }
 
     /// The peer is a proxy: reads its header, and not a byte of what follows.
-    pub(super) async fn from_header(stream: &mut TcpStream, peer: SocketAddr) -> Result<Self, IdentityError> {
+    pub(crate) async fn from_header(stream: &mut TcpStream, peer: SocketAddr) -> Result<Self, IdentityError> {
         let mut header = Vec::new();
         let reading = async {
             loop {

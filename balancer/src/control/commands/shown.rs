@@ -75,7 +75,7 @@ impl Control {
         let longest = |mode: Mode, time: fn(&crate::plan::Service) -> Duration| {
             services
                 .iter()
-                .filter(|it| it.mode == mode)
+                .filter(|it| it.mode.transport() == mode)
                 .map(time)
                 .max()
                 .unwrap_or_default()
@@ -91,7 +91,7 @@ impl Control {
 
 fn protocol(mode: Mode) -> Protocol {
     match mode {
-        Mode::Tcp => Protocol::Tcp,
+        Mode::Tcp | Mode::Http => Protocol::Tcp,
         Mode::Udp => Protocol::Udp,
     }
 }

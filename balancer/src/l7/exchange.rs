@@ -1,0 +1,608 @@
+//! One request on one connection to a backend: both directions at once.
+//!
+//! The request goes up and the answer comes down independently, each as fast as its reader takes it: an answer may come
+//! before the request is complete. Memory is held only for what the other side does not take at the moment. Framing is
+//! followed byte by byte; nothing beyond the end of a message is passed on.
+
+use std::io;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{getsockopt, sockopt};
+
+use super::alarm::Alarm;
+use super::framing::head::Asked;
+use super::framing::{Body, Field, Length, Limits, Response, Scan, Violation};
+use super::headers::{Downward, has_visible_end, write_response};
+use super::transport::{BackendStream, Wire, poll_take};
+use crate::l4::sessions::{Open, SessionMeter};
+use crate::relay::{Meter, Peer};
+
+/// Bytes that are gathered so that they go out together.
+const GATHER: usize = 32 * 1024;
+/// Bytes of later requests that are read while an answer is awaited.
+const READ_AHEAD: usize = 16 * 1024;
+/// A client sends its body at least this fast per `body_timeout`.
+const BODY_STEP: u64 = 1024;
+/// A client whose side has ended is asked this long after whether it is still there, ...
+const ASK_AFTER: Duration = Duration::from_millis(300);
+/// ... and its kernel's word is looked for this often.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// What it is asked by: it means nothing to who waits for an answer, and is refused by the kernel of who is gone.
+const ASK: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// Why an exchange did not come to its proper end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The backend's connection took nothing of the request.
+    Unsent,
+    /// The backend's connection ended before an answer began.
+    NoAnswer,
+    /// The backend's answer could be read in more than one way.
+    BadAnswer(Violation),
+    /// The backend was silent for too long, before an answer began.
+    Silent,
+    /// The answer broke off, or came to a standstill, after it began.
+    CutShort,
+    /// The client is gone.
+    ClientGone,
+    /// The client did not send the next part of its body, or take the next part of its answer, in time.
+    ClientSlow,
+    /// The client's body could be read in more than one way, or ended too early.
+    BadBody(Violation),
+    /// Ended from outside.
+    Killed,
+}
+
+/// What the client's side is held to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    pub(super) limits: Limits,
+    /// The next part of a request's body; the client's taking of an answer.
+    pub(super) body: Duration,
+    /// The answer, and each next part of it; zero is never.
+    pub(super) response: Duration,
+}
+
+/// How a client wants its answer.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) asked: Asked,
+    pub(super) is_1_1: bool,
+    /// The connection can carry another request.
+    pub(super) keeps: bool,
+    /// It waits for a word before it sends its body.
+    pub(super) expects_continue: bool,
+    /// A whole `Set-Cookie` value.
+    pub(super) cookie: Option<String>,
+    /// The client has a connection of its own, of which the end of one direction means something.
+    pub(super) can_half_close: bool,
+}
+
+/// The request's way up, which more than one exchange may share.
+#[derive(Debug)]
+pub(super) struct Upload {
+    /// What is still to come from the client.
+    pub(super) body: Body,
+    /// What was taken of the body so far, while that is short enough to be sent again, and may be.
+    pub(super) replay: Option<Vec<u8>>,
+    /// It may be sent again even if a backend has heard it.
+    pub(super) is_repeatable: bool,
+    /// Bytes of the body so far.
+    pub(super) bytes: u64,
+}
+
+/// Longest body that is kept to be sent again.
+const REPLAY: usize = 64 * 1024;
+
+impl Upload {
+    pub(super) fn new(length: Length, limits: &Limits, is_repeatable: bool) -> Self {
+        Self {
+            body: Body::new(length, limits),
+            replay: Some(Vec::new()),
+            is_repeatable,
+            bytes: 0,
+        }
+    }
+
+    fn note(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        if let Some(kept) = &mut self.replay {
+            if kept.len() + bytes.len() > REPLAY {
+                self.replay = None;
+            } else {
+                kept.extend_from_slice(bytes);
+            }
+        }
+    }
+}
+
+/// What the client was told.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Told {
+    /// The status, once an answer began.
+    pub(super) status: u16,
+    /// Bytes of the answer's body.
+    pub(super) bytes: u64,
+    /// When the answer began.
+    pub(super) at: Option<Instant>,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Head(Scan),
+    Body(Body, Coding),
+    Done,
+}
+
+/// What happens to the chunks of an answer's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Coding {
+    /// They stay as they are.
+    Same,
+    /// They are taken off, for a client that does not know them.
+    TakenOff,
+    /// They are put around a body that the backend ends by closing: a body cut short can then be told from a whole one.
+    PutOn,
+}
+
+/// What a finished exchange leaves behind.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Finished {
+    /// The backend's connection can carry another request.
+    pub(super) is_reusable: bool,
+    /// The client's connection can.
+    pub(super) keeps: bool,
+    /// Both connections speak another protocol now.
+    pub(super) is_tunnel: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Exchange<'e, C> {
+    client: &'e mut Wire<C>,
+    backend: &'e mut Wire<BackendStream>,
+    upload: &'e mut Upload,
+    alarm: &'e mut Alarm,
+    terms: &'e Terms,
+    wanted: Wanted,
+    open: &'e Open,
+    meter: SessionMeter,
+    stage: Stage,
+    pub(super) told: Told,
+    /// The backend takes nothing any more.
+    up_is_broken: bool,
+    /// The backend's side allows another request after this one.
+    backend_keeps: bool,
+    is_tunnel: bool,
+    clock: Watchers,
+    fields: Vec<Field>,
+    /// What of the totals the meter has.
+    metered: (u64, u64),
+}
+
+/// What silence is measured from.
+#[derive(Debug)]
+struct Watchers {
+    /// Totals when something last moved, and when that was.
+    moved: (u64, Instant),
+    /// Bytes of the body when the client last gave enough, and when that was.
+    fed: (u64, Instant),
+    /// When the client's side ended.
+    left: Option<Instant>,
+    was_asked: bool,
+}
+
+impl<'e, C: Peer> Exchange<'e, C> {
+    /// The head, and what was sent of the body before, stand in the backend's output.
+    #[expect(clippy::too_many_arguments, reason = "the two ends and the rules between them")]
+    pub(super) fn new(
+        client: &'e mut Wire<C>,
+        backend: &'e mut Wire<BackendStream>,
+        upload: &'e mut Upload,
+        alarm: &'e mut Alarm,
+        terms: &'e Terms,
+        wanted: Wanted,
+        open: &'e Open,
+        fields: Vec<Field>,
+    ) -> Self {
+        let now = Instant::now();
+        let bytes = upload.bytes;
+        let metered = (backend.output.total, client.output.total);
+        Self {
+            client,
+            backend,
+            upload,
+            alarm,
+            terms,
+            wanted,
+            meter: open.meter(),
+            open,
+            stage: Stage::Head(Scan::default()),
+            told: Told::default(),
+            up_is_broken: false,
+            backend_keeps: true,
+            is_tunnel: false,
+            clock: Watchers {
+                moved: (0, now),
+                fed: (bytes, now),
+                left: None,
+                was_asked: false,
+            },
+            fields,
+            metered,
+        }
+    }
+
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Finished, Fault>> {
+        if self.open.session().poll_ended(cx).is_ready() {
+            return Poll::Ready(Err(Fault::Killed));
+        }
+        let up = self.poll_up(cx);
+        let down = match up {
+            Poll::Ready(Err(fault)) => Poll::Ready(Err(fault)),
+            _ => self.poll_down(cx),
+        };
+        self.count();
+        if let Poll::Ready(result) = down {
+            return Poll::Ready(result.map(|()| self.finished()));
+        }
+        if up.is_ready() {
+            self.poll_watch(cx)?;
+        }
+        self.poll_time(cx).map(Err)
+    }
+
+    /// Moves the request. Ready once there is no more to be done for it.
+    fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+        let Self {
+            client,
+            backend,
+            upload,
+            ..
+        } = self;
+        loop {
+            if self.up_is_broken {
+                return Poll::Ready(Ok(()));
+            }
+            if !upload.body.is_done() && backend.output.bytes.len() < GATHER {
+                let held = client.input.held();
+                let used = upload.body.advance(held).map_err(Fault::BadBody)?;
+                upload.note(&held[..used]);
+                backend.output.bytes.extend_from_slice(&held[..used]);
+                client.input.consume(used);
+            }
+            if !backend.output.is_empty() {
+                let before = backend.output.total;
+                match backend.poll_flush(cx) {
+                    // Up to now it was the backend that was waited for.
+                    Poll::Ready(Ok(())) if !upload.body.is_done() => self.clock.fed = (upload.bytes, Instant::now()),
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(_)) if before == 0 && backend.output.total == 0 => {
+                        return Poll::Ready(Err(Fault::Unsent));
+                    }
+                    Poll::Ready(Err(_)) => {
+                        // It may have answered all the same.
+                        self.up_is_broken = true;
+                        continue;
+                    }
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            if upload.body.is_done() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut is_broken = false;
+            let taken = ready!(poll_take(cx, &mut client.stream, &mut client.input, |cx, bytes| {
+                let used = upload.body.advance(bytes)?;
+                upload.note(&bytes[..used]);
+                is_broken = backend.write_through(cx, &bytes[..used]).is_err();
+                Ok::<usize, Violation>(used)
+            }));
+            self.up_is_broken = is_broken;
+            match taken {
+                Err(_) => return Poll::Ready(Err(Fault::ClientGone)),
+                Ok(Err(violation)) => return Poll::Ready(Err(Fault::BadBody(violation))),
+                // What ends in the middle of its request waits for no answer.
+                Ok(Ok(false)) => return Poll::Ready(Err(Fault::ClientGone)),
+                Ok(Ok(true)) => {}
+            }
+        }
+    }
+
+    /// Moves the answer. Ready once the client has all of it.
+    fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+        loop {
+            match &mut self.stage {
+                Stage::Head(scan) => {
+                    if self.client.output.bytes.len() > GATHER {
+                        ready!(self.client.poll_flush(cx)).map_err(|_| Fault::ClientGone)?;
+                    }
+                    let found = scan.find(self.backend.input.held(), &self.terms.limits);
+                    match found.map_err(Fault::BadAnswer)? {
+                        Some(length) => self.take_head(length)?,
+                        None => match ready!(self.backend.poll_fill(cx)) {
+                            Ok(0) | Err(_) => return Poll::Ready(Err(Fault::NoAnswer)),
+                            Ok(_) => {}
+                        },
+                    }
+                    // An interim answer does not wait for the final one.
+                    if !self.client.output.is_empty()
+                        && matches!(self.stage, Stage::Head(_))
+                        && let Poll::Ready(Err(_)) = self.client.poll_flush(cx)
+                    {
+                        return Poll::Ready(Err(Fault::ClientGone));
+                    }
+                }
+                Stage::Body(..) => {
+                    if !ready!(self.poll_body(cx))? {
+                        self.stage = Stage::Done;
+                    }
+                }
+                Stage::Done => {
+                    let flushed = ready!(self.client.poll_flush(cx));
+                    return Poll::Ready(flushed.map_err(|_| Fault::ClientGone));
+                }
+            }
+        }
+    }
+
+    /// Takes over a head of this length at the start of what was read.
+    fn take_head(&mut self, length: usize) -> Result<(), Fault> {
+        let head = &self.backend.input.held()[..length];
+        let fields = std::mem::take(&mut self.fields);
+        let response =
+            Response::read(head, &self.terms.limits, self.wanted.asked, fields).map_err(Fault::BadAnswer)?;
+        let is_final = response.is_final();
+        if is_final {
+            // Who answers before it has heard everything does not want to hear the rest.
+            self.wanted.keeps &= self.upload.body.is_done() && has_visible_end(&response, self.wanted.is_1_1);
+            self.told.status = response.status;
+            self.told.at = Some(Instant::now());
+            let lasts = response.is_1_1 && !response.options.close || response.options.keep_alive;
+            self.backend_keeps = lasts && !response.is_doubtful;
+            self.is_tunnel = response.length == Length::Tunnel;
+        }
+        let coding = match response.length {
+            Length::UntilClose if self.wanted.is_1_1 => Coding::PutOn,
+            Length::Chunked if !self.wanted.is_1_1 => Coding::TakenOff,
+            _ => Coding::Same,
+        };
+        if is_final || self.wanted.is_1_1 {
+            let downward = Downward {
+                client_is_1_1: self.wanted.is_1_1,
+                keeps: self.wanted.keeps,
+                is_chunked_here: coding == Coding::PutOn,
+                cookie: self.wanted.cookie.as_deref(),
+            };
+            write_response(&mut self.client.output.bytes, &response, head, &downward);
+        }
+        self.backend.input.consume(length);
+        if is_final {
+            let length = if self.is_tunnel { Length::None } else { response.length };
+            self.stage = Stage::Body(Body::new(length, &self.terms.limits), coding);
+        } else {
+            self.wanted.expects_continue &= response.status != 100;
+        }
+        self.fields = response.fields;
+        Ok(())
+    }
+
+    /// Moves the next part of the answer's body; false at its end.
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Fault>> {
+        let Self {
+            client,
+            backend,
+            told,
+            stage,
+            ..
+        } = self;
+        let Stage::Body(body, coding) = stage else {
+            return Poll::Ready(Ok(false));
+        };
+        let coding = *coding;
+        if coding == Coding::Same && !body.is_done() && client.output.bytes.len() < GATHER {
+            let held = backend.input.held();
+            let used = body.advance(held).map_err(Fault::BadAnswer)?;
+            told.bytes += used as u64;
+            client.output.bytes.extend_from_slice(&held[..used]);
+            backend.input.consume(used);
+        }
+        if !client.output.is_empty() {
+            ready!(client.poll_flush(cx)).map_err(|_| Fault::ClientGone)?;
+        }
+        if body.is_done() {
+            return Poll::Ready(Ok(false));
+        }
+        let mut is_gone = false;
+        let taken = ready!(poll_take(cx, &mut backend.stream, &mut backend.input, |cx, bytes| {
+            if coding != Coding::TakenOff {
+                let used = body.advance(bytes)?;
+                told.bytes += used as u64;
+                if coding == Coding::Same {
+                    is_gone = client.write_through(cx, &bytes[..used]).is_err();
+                } else {
+                    put_chunk(&mut client.output.bytes, &bytes[..used]);
+                }
+                return Ok::<usize, Violation>(used);
+            }
+            let mut used = 0;
+            while used < bytes.len() && !body.is_done() {
+                let piece = body.step(&bytes[used..])?;
+                if piece.is_content {
+                    client.output.bytes.extend_from_slice(&bytes[used..used + piece.length]);
+                    told.bytes += piece.length as u64;
+                }
+                used += piece.length;
+            }
+            Ok(used)
+        }));
+        match taken {
+            _ if is_gone => Poll::Ready(Err(Fault::ClientGone)),
+            Ok(Ok(true)) => Poll::Ready(Ok(true)),
+            Ok(Ok(false)) if body.may_end_by_close() => {
+                if coding == Coding::PutOn {
+                    client.output.bytes.extend_from_slice(b"0\r\n\r\n");
+                }
+                Poll::Ready(Ok(false))
+            }
+            Ok(Ok(false)) | Err(_) => Poll::Ready(Err(Fault::CutShort)),
+            Ok(Err(violation)) => Poll::Ready(Err(Fault::BadAnswer(violation))),
+        }
+    }
+
+    /// Listens to a client that waits for its answer: it may be gone, and it may ask for more already.
+    fn poll_watch(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {
+        while !self.client.input.ended && self.client.input.held().len() < READ_AHEAD {
+            match self.client.poll_fill(cx) {
+                Poll::Ready(Ok(0)) if !self.wanted.can_half_close => return Err(Fault::ClientGone),
+                Poll::Ready(Ok(0)) => self.clock.left = Some(Instant::now()),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) => return Err(Fault::ClientGone),
+                Poll::Pending => break,
+            }
+        }
+        let is_gone = |socket| getsockopt(socket, sockopt::SocketError).is_ok_and(|error| error != 0);
+        if self.clock.left.is_some() && self.client.stream.socket().is_some_and(is_gone) {
+            return Err(Fault::ClientGone);
+        }
+        Ok(())
+    }
+
+    /// Ready when something takes too long.
+    fn poll_time(&mut self, cx: &mut Context<'_>) -> Poll<Fault> {
+        loop {
+            let Some((deadline, meaning)) = self.deadline() else {
+                return Poll::Pending;
+            };
+            ready!(self.alarm.poll(cx, deadline));
+            match meaning {
+                Meaning::Is(fault) => return Poll::Ready(fault),
+                Meaning::Ask => {
+                    self.clock.was_asked = true;
+                    self.clock.left = Some(Instant::now());
+                    self.client.output.bytes.extend_from_slice(ASK);
+                    if let Poll::Ready(Err(_)) = self.client.poll_flush(cx) {
+                        return Poll::Ready(Fault::ClientGone);
+                    }
+                }
+                Meaning::Look => {
+                    self.clock.left = Some(Instant::now());
+                    if self.poll_watch(cx).is_err() {
+                        return Poll::Ready(Fault::ClientGone);
+                    }
+                }
+            }
+        }
+    }
+
+    /// When time is up next, and what that means.
+    fn deadline(&self) -> Option<(Instant, Meaning)> {
+        let Terms { body, response, .. } = *self.terms;
+        let (moved, is_up_done) = (self.clock.moved.1, self.upload.body.is_done() || self.up_is_broken);
+        let is_heard = !self.wanted.expects_continue || self.upload.bytes > 0;
+        let waits_for_body = !is_up_done && is_heard && self.backend.output.is_empty();
+        let waits_for_backend = match &self.stage {
+            Stage::Head(_) => is_up_done || !is_heard || !self.backend.output.is_empty(),
+            Stage::Body(..) => self.client.output.is_empty() && !waits_for_body,
+            Stage::Done => false,
+        };
+        let silence = match self.stage {
+            Stage::Head(_) => Fault::Silent,
+            _ => Fault::CutShort,
+        };
+        let slow = |since: Instant| (since + body, Meaning::Is(Fault::ClientSlow));
+        let ask = self.clock.left.filter(|_| self.wanted.is_1_1).map(|left| {
+            let is_silent = matches!(self.stage, Stage::Head(_)) && self.client.output.is_empty();
+            match self.clock.was_asked || !is_silent {
+                true => (left + LOOK_EVERY, Meaning::Look),
+                false => (left + ASK_AFTER, Meaning::Ask),
+            }
+        });
+        [
+            waits_for_body.then(|| slow(self.clock.fed.1)),
+            (!self.client.output.is_empty()).then(|| slow(moved)),
+            (waits_for_backend && !response.is_zero()).then(|| (moved + response, Meaning::Is(silence))),
+            ask,
+        ]
+        .into_iter()
+        .flatten()
+        .min_by_key(|(deadline, _)| *deadline)
+    }
+
+    /// Keeps the books of what moved.
+    fn count(&mut self) {
+        let (up, down) = (self.backend.output.total, self.client.output.total);
+        if up > 0 && !self.upload.is_repeatable {
+            self.upload.replay = None;
+        }
+        if (up, down) != self.metered {
+            self.meter.to_backend(up - self.metered.0);
+            self.meter.to_client(down - self.metered.1);
+            self.metered = (up, down);
+        }
+        let all = up + down + self.upload.bytes + self.told.bytes;
+        if all != self.clock.moved.0 {
+            let now = Instant::now();
+            self.clock.moved = (all, now);
+            if self.upload.bytes >= self.clock.fed.0 + BODY_STEP {
+                self.clock.fed = (self.upload.bytes, now);
+            }
+        }
+    }
+
+    fn finished(&self) -> Finished {
+        let is_up_done = self.upload.body.is_done() && !self.up_is_broken && self.backend.output.is_empty();
+        let is_clean = self.backend.input.held().is_empty() && !self.backend.input.ended;
+        Finished {
+            is_reusable: is_up_done && is_clean && self.backend_keeps && !self.is_tunnel,
+            // Requests that came before the client's side ended are still answered.
+            keeps: self.wanted.keeps
+                && !self.is_tunnel
+                && !(self.client.input.ended && self.client.input.held().is_empty()),
+            is_tunnel: self.is_tunnel,
+        }
+    }
+
+    /// What the client was told, and the memory for the next one's header lines.
+    pub(super) fn into_told(self) -> (Told, Vec<Field>) {
+        (self.told, self.fields)
+    }
+}
+
+fn put_chunk(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend_from_slice(format!("{:x}\r\n", bytes.len()).as_bytes());
+    out.extend_from_slice(bytes);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// What it means that time is up.
+#[derive(Clone, Copy, Debug)]
+enum Meaning {
+    Is(Fault),
+    /// Find out whether the client is still there.
+    Ask,
+    /// See what came of it.
+    Look,
+}
+
+/// Ends a connection so that what was written arrives: says so, and reads what still comes for a moment.
+pub(super) async fn part<C: Peer>(wire: &mut Wire<C>) {
+    /// The longest that a client which goes on sending is listened to, in time and bytes.
+    const PATIENCE: (Duration, usize) = (Duration::from_secs(2), 8 << 20);
+    let farewell = async {
+        use tokio::io::AsyncWriteExt as _;
+        wire.stream.shutdown().await?;
+        let mut heard = 0;
+        while heard < PATIENCE.1 {
+            match std::future::poll_fn(|cx| wire.poll_fill(cx)).await? {
+                0 => break,
+                count => heard += count,
+            }
+            let held = wire.input.held().len();
+            wire.input.consume(held);
+        }
+        Ok::<(), io::Error>(())
+    };
+    let _ = tokio::time::timeout(PATIENCE.0, farewell).await;
+}
+
