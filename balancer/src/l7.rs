@@ -368,3 +368,6 @@ impl Tunnel {
         tracing::debug!(?outcome, "A tunnel has ended");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -46,10 +46,7 @@ impl Requests {
     /// Counts one that has ended; `status` is 0 if nobody got an answer.
     pub fn add(&self, status: u16, took: Duration) {
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let bucket = BOUNDS
-            .iter()
-            .position(|bound| micros <= *bound)
-            .unwrap_or(BOUNDS.len());
+        let bucket = BOUNDS.iter().position(|bound| micros <= *bound).unwrap_or(BOUNDS.len());
         self.classes[usize::from(status / 100).min(5)].add(1);
         self.buckets[bucket].add(1);
         self.micros.add(micros);

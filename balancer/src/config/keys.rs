@@ -348,7 +348,13 @@ pub const KEYS: &[Key] = &[
         "http: bytes of a head; more get 431",
         Service,
     ),
-    key("max_headers", "N", "128", "http: lines of a head; more get 431", Service),
+    key(
+        "max_headers",
+        "N",
+        "128",
+        "http: lines of a head; more get 431",
+        Service,
+    ),
     key(
         "max_target_bytes",
         "N",

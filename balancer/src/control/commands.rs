@@ -344,7 +344,8 @@ impl Control {
                 .iter()
                 .filter(|it| it.service == service.name)
                 .map(|it| it.address);
-            service.mode.transport() == mode && (service.listen.contains(&meant.address) || given.any(|it| it == meant.address))
+            service.mode.transport() == mode
+                && (service.listen.contains(&meant.address) || given.any(|it| it == meant.address))
         };
         sources
             .services()

@@ -225,7 +225,9 @@ impl State {
         for entry in &self.services {
             let is_own = |it: &&Entry| it.service.parent.as_ref() == Some(&entry.service.name) && !it.is_leaving;
             let groups = self.services.iter().filter(is_own);
-            entry.shared.set_groups(groups.map(|it| Arc::clone(&it.shared)).collect());
+            entry
+                .shared
+                .set_groups(groups.map(|it| Arc::clone(&it.shared)).collect());
         }
     }
 

@@ -121,13 +121,19 @@ mod tests {
     #[test]
     fn people_get_a_page_and_programs_json() {
         let page = written("text/html,application/xhtml+xml", false);
-        assert!(page.contains("Content-Type: text/html") && page.contains("Request a?b"), "{page}");
+        assert!(
+            page.contains("Content-Type: text/html") && page.contains("Request a?b"),
+            "{page}"
+        );
         let json = written("*/*", false);
         let (head, body) = json.split_once("\r\n\r\n").expect("a head and a body");
         assert!(head.starts_with("HTTP/1.1 503 Service Unavailable\r\n") && head.contains("Retry-After: 1\r\n"));
         assert!(head.contains(&format!("Content-Length: {}", body.len())), "{head}");
         let body: serde_json::Value = serde_json::from_str(body).expect("json");
-        assert_eq!((body["status"].as_u64(), body["requestId"].as_str()), (Some(503), Some("a<b")));
+        assert_eq!(
+            (body["status"].as_u64(), body["requestId"].as_str()),
+            (Some(503), Some("a<b"))
+        );
         assert!(written("", true).ends_with("\r\n\r\n"));
     }
 }

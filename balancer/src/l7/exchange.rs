@@ -350,8 +350,7 @@ impl<'e, C: Peer> Exchange<'e, C> {
     fn take_head(&mut self, length: usize) -> Result<(), Fault> {
         let head = &self.backend.input.held()[..length];
         let fields = std::mem::take(&mut self.fields);
-        let response =
-            Response::read(head, &self.terms.limits, self.wanted.asked, fields).map_err(Fault::BadAnswer)?;
+        let response = Response::read(head, &self.terms.limits, self.wanted.asked, fields).map_err(Fault::BadAnswer)?;
         let is_final = response.is_final();
         if is_final {
             // Who answers before it has heard everything does not want to hear the rest.
@@ -605,4 +604,3 @@ pub(super) async fn part<C: Peer>(wire: &mut Wire<C>) {
     };
     let _ = tokio::time::timeout(PATIENCE.0, farewell).await;
 }
-

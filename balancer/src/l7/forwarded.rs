@@ -106,18 +106,29 @@ pub(super) fn write(out: &mut Vec<u8>, info: &ClientInfo, is_trusted: bool, requ
         out.extend_from_slice(ip.as_bytes());
     });
     let host = request.host.of(head);
-    line(out, b"X-Forwarded-Proto: ", said(Known::XForwardedProto).last(), info.scheme().as_bytes());
+    line(
+        out,
+        b"X-Forwarded-Proto: ",
+        said(Known::XForwardedProto).next_back(),
+        info.scheme().as_bytes(),
+    );
     if !host.is_empty() {
-        line(out, b"X-Forwarded-Host: ", said(Known::XForwardedHost).last(), host);
+        line(out, b"X-Forwarded-Host: ", said(Known::XForwardedHost).next_back(), host);
     }
     list(out, b"Forwarded: ", said(Known::Forwarded), |out| {
         // An IPv6 address stands in brackets, and what has colons in quotes (RFC 7239, section 6).
         match ip.contains(':') {
-            true => [b"for=\"[", ip.as_bytes(), b"]\""].iter().for_each(|it| out.extend_from_slice(it)),
+            true => [b"for=\"[", ip.as_bytes(), b"]\""]
+                .iter()
+                .for_each(|it| out.extend_from_slice(it)),
             false => [b"for=", ip.as_bytes()].iter().for_each(|it| out.extend_from_slice(it)),
         }
         if !host.is_empty() {
-            let quote: &[u8] = if host.iter().any(|it| b":[]".contains(it)) { b"\"" } else { b"" };
+            let quote: &[u8] = if host.iter().any(|it| b":[]".contains(it)) {
+                b"\""
+            } else {
+                b""
+            };
             for part in [b";host=", quote, host, quote] {
                 out.extend_from_slice(part);
             }
@@ -133,12 +144,7 @@ fn line(out: &mut Vec<u8>, name: &[u8], said: Option<&[u8]>, otherwise: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn list<'h>(
-    out: &mut Vec<u8>,
-    name: &[u8],
-    said: impl Iterator<Item = &'h [u8]>,
-    last: impl FnOnce(&mut Vec<u8>),
-) {
+fn list<'h>(out: &mut Vec<u8>, name: &[u8], said: impl Iterator<Item = &'h [u8]>, last: impl FnOnce(&mut Vec<u8>)) {
     out.extend_from_slice(name);
     for value in said {
         out.extend_from_slice(value);
@@ -172,7 +178,10 @@ mod tests {
     fn client(peer: &str, lines: &str) -> String {
         let trusted = ["10.0.0.0/8".parse().expect("a network")];
         let (head, request) = read(lines);
-        Origin::of(&info(peer), &trusted, &request, &head).client.ip().to_string()
+        Origin::of(&info(peer), &trusted, &request, &head)
+            .client
+            .ip()
+            .to_string()
     }
 
     #[test]
@@ -181,13 +190,26 @@ mod tests {
         assert_eq!(client("10.0.0.1:9", forwarded), "192.0.2.7");
         assert_eq!(client("192.0.2.200:9", forwarded), "192.0.2.200");
         assert_eq!(client("10.0.0.1:9", ""), "10.0.0.1");
-        assert_eq!(client("10.0.0.1:9", "X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-For: nonsense\r\n"), "10.0.0.1");
-        assert_eq!(client("10.0.0.1:9", "Forwarded: for=\"[2001:db8::7]:80\";proto=https, For=10.9.9.9\r\n"), "2001:db8::7");
+        assert_eq!(
+            client(
+                "10.0.0.1:9",
+                "X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-For: nonsense\r\n"
+            ),
+            "10.0.0.1"
+        );
+        assert_eq!(
+            client(
+                "10.0.0.1:9",
+                "Forwarded: for=\"[2001:db8::7]:80\";proto=https, For=10.9.9.9\r\n"
+            ),
+            "2001:db8::7"
+        );
     }
 
     #[test]
     fn what_is_told_to_backends_follows_the_words_of_a_trusted_peer() {
-        let (head, request) = read("X-Forwarded-For: 192.0.2.7\r\nForwarded: for=192.0.2.7\r\nX-Forwarded-Proto: https\r\n");
+        let (head, request) =
+            read("X-Forwarded-For: 192.0.2.7\r\nForwarded: for=192.0.2.7\r\nX-Forwarded-Proto: https\r\n");
         let told = |peer: &str, is_trusted| {
             let mut out = Vec::new();
             write(&mut out, &info(peer), is_trusted, &request, &head);

@@ -162,7 +162,9 @@ fn is_nominated(fields: &[Field], field: &Field, head: &[u8]) -> bool {
 }
 
 fn visible(text: &str) -> Vec<u8> {
-    text.bytes().map(|it| if it < b' ' || it == 0x7f { b'?' } else { it }).collect()
+    text.bytes()
+        .map(|it| if it < b' ' || it == 0x7f { b'?' } else { it })
+        .collect()
 }
 
 #[cfg(test)]
@@ -210,7 +212,10 @@ mod tests {
 
     #[test]
     fn order_and_case_of_lines_are_kept() {
-        let told = upward("GET /a HTTP/1.1\r\nhOST: a\r\nX-b: 1\r\nx-A:2\r\nCookie: c=d\r\n\r\n", false);
+        let told = upward(
+            "GET /a HTTP/1.1\r\nhOST: a\r\nX-b: 1\r\nx-A:2\r\nCookie: c=d\r\n\r\n",
+            false,
+        );
         assert!(
             told.starts_with("GET /a HTTP/1.1\r\nhOST: a\r\nX-b: 1\r\nx-A: 2\r\nCookie: c=d\r\nX-Forwarded-For: "),
             "{told}"
@@ -250,7 +255,11 @@ mod tests {
 
     #[test]
     fn an_absolute_target_becomes_a_path() {
-        for (target, expected) in [("http://a/b?c", "GET /b?c HTTP"), ("http://a", "GET / HTTP"), ("http://a?c", "GET /?c HTTP")] {
+        for (target, expected) in [
+            ("http://a/b?c", "GET /b?c HTTP"),
+            ("http://a", "GET / HTTP"),
+            ("http://a?c", "GET /?c HTTP"),
+        ] {
             let told = upward(&format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"), false);
             assert!(told.starts_with(expected), "{told}");
         }
@@ -261,7 +270,10 @@ mod tests {
         let told = upward("GET / HTTP/1.0\r\n\r\n", false);
         assert!(told.starts_with("GET / HTTP/1.1\r\nHost: 10.0.0.2:5001\r\n"), "{told}");
         let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
-        assert_eq!(downward(chunked, false, false), "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
+        assert_eq!(
+            downward(chunked, false, false),
+            "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
+        );
         let sized = "HTTP/1.1 200\r\nContent-Length: 1\r\n\r\n";
         assert_eq!(
             downward(sized, false, true),
@@ -271,8 +283,15 @@ mod tests {
 
     #[test]
     fn a_granted_upgrade_says_so_and_a_body_that_cannot_be_is_not_announced() {
-        let told = downward("HTTP/1.1 101 Switching\r\nConnection: x, upgrade\r\nUpgrade: websocket\r\n\r\n", true, false);
-        assert_eq!(told, "HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n");
+        let told = downward(
+            "HTTP/1.1 101 Switching\r\nConnection: x, upgrade\r\nUpgrade: websocket\r\n\r\n",
+            true,
+            false,
+        );
+        assert_eq!(
+            told,
+            "HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+        );
         let told = downward("HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", true, true);
         assert_eq!(told, "HTTP/1.1 204 No Content\r\n\r\n");
     }

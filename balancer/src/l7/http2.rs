@@ -115,7 +115,12 @@ fn as_http_1(request: Request<Incoming>) -> Option<Request<Incoming>> {
     parts.headers.remove(header::HOST);
     parts.headers.insert(header::HOST, host);
     // Clients may send cookies in crumbs, which is not known to HTTP/1.1 (RFC 9113, section 8.2.3).
-    let crumbs: Vec<&[u8]> = parts.headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    let crumbs: Vec<&[u8]> = parts
+        .headers
+        .get_all(header::COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
     if crumbs.len() > 1 {
         let whole = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])).ok()?;
         parts.headers.insert(header::COOKIE, whole);

@@ -35,7 +35,12 @@ struct Idle {
 
 impl Pool {
     /// A connection to this backend that can still be used, the youngest first.
-    pub(super) fn take(&mut self, policy: &Arc<Service>, address: SocketAddr, must_be_sure: bool) -> Option<BackendStream> {
+    pub(super) fn take(
+        &mut self,
+        policy: &Arc<Service>,
+        address: SocketAddr,
+        must_be_sure: bool,
+    ) -> Option<BackendStream> {
         self.follow(policy);
         let idle = &mut self.backends.iter_mut().find(|it| it.0 == address)?.1;
         let keep = policy.http.backend_idle_timeout;
@@ -81,12 +86,6 @@ impl Pool {
         self.backends.retain(|(_, idle)| !idle.is_empty());
     }
 
-    /// How many connections wait.
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.backends.iter().map(|(_, idle)| idle.len()).sum()
-    }
-
     /// Connections that were made under other policies are not what is wanted now.
     fn follow(&mut self, policy: &Arc<Service>) {
         if !self.made_for.as_ref().is_some_and(|it| Arc::ptr_eq(it, policy)) {
@@ -107,8 +106,13 @@ impl Idle {
 
     /// Asks the kernel itself, which may know more than this thread has been told.
     fn has_news(&self) -> bool {
-        let Some(socket) = self.stream.socket() else { return true };
+        let Some(socket) = self.stream.socket() else {
+            return true;
+        };
         let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-        !matches!(recv(socket.as_raw_fd(), &mut [0], flags), Err(nix::errno::Errno::EAGAIN))
+        !matches!(
+            recv(socket.as_raw_fd(), &mut [0], flags),
+            Err(nix::errno::Errno::EAGAIN)
+        )
     }
 }

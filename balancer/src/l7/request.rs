@@ -23,6 +23,7 @@ use crate::relay::Peer;
 use crate::schedule::member_key;
 use crate::service::is_admitted;
 use crate::snapshot::Snapshot;
+use crate::socket::FirstBytes;
 
 /// Ids for requests that bring none: nobody else's, and one after the other on a connection.
 #[derive(Debug, Default)]
@@ -108,7 +109,9 @@ impl<C: Peer + Send> Conversation<C> {
             .dispatch(snapshot, &request, origin, &limits, &mut upload, &mut record)
             .await;
         record.bytes_in = upload.bytes;
-        let (after, end) = self.conclude(outcome, &request, &upload.body, &mut record, rules.body_timeout).await;
+        let (after, end) = self
+            .conclude(outcome, &request, &upload.body, &mut record, rules.body_timeout)
+            .await;
         self.log(&record, &request, end);
         self.fields[0] = request.fields;
         self.quiet_since = Instant::now();
@@ -131,7 +134,11 @@ impl<C: Peer + Send> Conversation<C> {
             Ok(place) => place,
             Err(refused) => return refused,
         };
-        if let Some(route) = route::find(&front.http.routes, request.host.text(&self.head), request.path.text(&self.head)) {
+        if let Some(route) = route::find(
+            &front.http.routes,
+            request.host.text(&self.head),
+            request.path.text(&self.head),
+        ) {
             match door.lane(&route.group) {
                 Some(lane) => record.lane = lane,
                 None => return no_backend(Refusal::Nobody),
@@ -142,7 +149,11 @@ impl<C: Peer + Send> Conversation<C> {
         let mut is_first = true;
         let outcome = loop {
             let backends = lane.service.live.load();
-            let wish = front.http.cookie.as_ref().and_then(|name| cookie::read(request, &self.head, name));
+            let wish = front
+                .http
+                .cookie
+                .as_ref()
+                .and_then(|name| cookie::read(request, &self.head, name));
             let begun = Instant::now();
             let chosen = match choose(&lane, &backends, origin.client.ip(), wish, &tried).await {
                 Ok(chosen) => chosen,
@@ -154,7 +165,16 @@ impl<C: Peer + Send> Conversation<C> {
             let state = Arc::clone(chosen.pick.state());
             record.backend = Some(state.address);
             // After one vain attempt no connection is trusted that may have met the same fate.
-            let link = match link(&lane, &backends.service, &chosen, is_first, upload.is_repeatable, record).await {
+            let link = match link(
+                &lane,
+                &backends.service,
+                &chosen,
+                is_first,
+                upload.is_repeatable,
+                record,
+            )
+            .await
+            {
                 Ok(link) => link,
                 Err(()) if tried.len() >= backends.service.retries => break no_backend(Refusal::Nobody),
                 Err(()) => {
@@ -168,7 +188,18 @@ impl<C: Peer + Send> Conversation<C> {
             let set_cookie = front.http.cookie.as_ref().filter(|_| wish != Some(chosen.key));
             let set_cookie = set_cookie.map(|name| cookie::write(name, chosen.key, self.info.tls.is_some()));
             let (result, mut backend, open) = self
-                .exchange(request, origin, limits, &lane, front, chosen, link.stream, set_cookie, upload, record)
+                .exchange(
+                    request,
+                    origin,
+                    limits,
+                    &lane,
+                    front,
+                    chosen,
+                    link.stream,
+                    set_cookie,
+                    upload,
+                    record,
+                )
                 .await;
             state.requests.add(record.told.status, begun.elapsed());
             match result {
@@ -356,7 +387,11 @@ impl<C: Peer + Send> Conversation<C> {
             expects_continue: false,
         };
         let word = if status == 408 { "slow-request" } else { "bad-request" };
-        self.log(&record, &unread, end(By::Client, word, if status == 408 { "cR" } else { "PR" }));
+        self.log(
+            &record,
+            &unread,
+            end(By::Client, word, if status == 408 { "cR" } else { "PR" }),
+        );
         self.flush(Duration::from_secs(5)).await.unwrap_or(After::Part)
     }
 
@@ -431,11 +466,7 @@ fn trace_id(parent: &str) -> &str {
 }
 
 /// Lets a client's request in, or says why not.
-fn admit(
-    door: &Door,
-    front: &Service,
-    client: SocketAddr,
-) -> Result<Option<crate::service::ClientPlace>, Outcome> {
+fn admit(door: &Door, front: &Service, client: SocketAddr) -> Result<Option<crate::service::ClientPlace>, Outcome> {
     let counters = &door.service().counters;
     if !is_admitted(front, client) {
         counters.denied.add(1);
@@ -510,6 +541,7 @@ async fn link(
     let result = connect(
         state.address,
         source(chosen.client_ip, record.client),
+        FirstBytes::Here,
         policy.timeouts.connect,
     )
     .await;
@@ -568,7 +600,10 @@ fn broken(fault: Fault, told: &Told, open: &Open) -> Outcome {
         Fault::ClientGone => return Outcome::Broken(end),
         Fault::Silent => Answer::new(504, "The server did not answer in time."),
         Fault::ClientSlow => Answer::new(408, "The request did not arrive in time."),
-        Fault::BadBody(_) => Answer::new(400, "The request is not valid HTTP, or can be read in more than one way."),
+        Fault::BadBody(_) => Answer::new(
+            400,
+            "The request is not valid HTTP, or can be read in more than one way.",
+        ),
         _ => NO_ANSWER,
     };
     Outcome::Refused(answer, end)

@@ -217,7 +217,10 @@ fn or_dash(text: &str) -> &str {
 
 /// Without anything that could be taken for another field or line.
 fn clean(out: &mut String, text: &str) {
-    if text.bytes().all(|it| matches!(it, b' '..=b'~') && it != b'"' && it != b'\\') {
+    if text
+        .bytes()
+        .all(|it| matches!(it, b' '..=b'~') && it != b'"' && it != b'\\')
+    {
         out.push_str(text);
         return;
     }
@@ -231,7 +234,10 @@ fn clean(out: &mut String, text: &str) {
 }
 
 fn quoted(out: &mut String, text: &str) {
-    if text.bytes().all(|it| matches!(it, b' '..=b'~') && it != b'"' && it != b'\\') {
+    if text
+        .bytes()
+        .all(|it| matches!(it, b' '..=b'~') && it != b'"' && it != b'\\')
+    {
         out.push('"');
         out.push_str(text);
         out.push('"');

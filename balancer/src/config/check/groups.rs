@@ -36,7 +36,12 @@ impl Reader<'_> {
             super::warn_about_unknown_keys(&map, &path, false, self.found);
             let mut layers = vec![(&map, path.clone())];
             let outer: Vec<Written> = self.layers.iter().map(|(map, _)| without_own(map)).collect();
-            layers.extend(outer.iter().zip(&self.layers).map(|(map, (_, path))| (map, path.clone())));
+            layers.extend(
+                outer
+                    .iter()
+                    .zip(&self.layers)
+                    .map(|(map, (_, path))| (map, path.clone())),
+            );
             let mut reader = Reader {
                 layers,
                 found: &mut *self.found,
@@ -163,10 +168,15 @@ fn checked(
     if groups.iter().all(|it| it.name != name) {
         return Err(format!("there is no group `{group}`"));
     }
-    let is_host =
-        |text: &String| text.bytes().all(|it| it.is_ascii_alphanumeric() || b"-._*[]".contains(&it)) && !text.is_empty();
+    let is_host = |text: &String| {
+        text.bytes()
+            .all(|it| it.is_ascii_alphanumeric() || b"-._*[]".contains(&it))
+            && !text.is_empty()
+    };
     if let Some(host) = host.as_ref().filter(|host| !is_host(host)) {
-        return Err(format!("`{host}` is not a host; write a name without port, or *.DOMAIN"));
+        return Err(format!(
+            "`{host}` is not a host; write a name without port, or *.DOMAIN"
+        ));
     }
     if !path.starts_with('/') || !path.bytes().all(|it| it.is_ascii_graphic() && it != b'?') {
         return Err(format!("`{path}` is not the start of a path; write for example /fhir"));

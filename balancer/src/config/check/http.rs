@@ -24,7 +24,9 @@ impl Reader<'_> {
             max_header_bytes: self.parsed("max_header_bytes", unsaid.max_header_bytes, |text| {
                 values::number(text, 1024..=1 << 20)
             }),
-            max_headers: self.parsed("max_headers", unsaid.max_headers, |text| values::number(text, 8..=10_000)),
+            max_headers: self.parsed("max_headers", unsaid.max_headers, |text| {
+                values::number(text, 8..=10_000)
+            }),
             max_target_bytes: self.parsed("max_target_bytes", unsaid.max_target_bytes, |text| {
                 values::number(text, 256..=1 << 20)
             }),
@@ -39,12 +41,16 @@ impl Reader<'_> {
 
     fn cookie(&mut self, mode: Mode) -> Option<String> {
         let name = self.parsed("sticky_cookie", COOKIE.to_owned(), |text| {
-            let is_sound =
-                !text.is_empty() && text.bytes().all(|it| it.is_ascii_alphanumeric() || b"-_.".contains(&it));
+            let is_sound = !text.is_empty()
+                && text
+                    .bytes()
+                    .all(|it| it.is_ascii_alphanumeric() || b"-_.".contains(&it));
             if is_sound {
                 Ok(text.to_owned())
             } else {
-                Err(format!("`{text}` is not a cookie's name; write letters, digits and -_."))
+                Err(format!(
+                    "`{text}` is not a cookie's name; write letters, digits and -_."
+                ))
             }
         });
         let is_wanted = self.text("sticky").is_some_and(|(text, _, _)| text == "cookie");

@@ -172,7 +172,8 @@ impl Body {
 
     fn trailer(&mut self, bytes: &[u8]) -> Result<usize, Violation> {
         let before = self.line.len();
-        self.line.extend_from_slice(&bytes[..bytes.len().min(TRAILER_BYTES + 1)]);
+        self.line
+            .extend_from_slice(&bytes[..bytes.len().min(TRAILER_BYTES + 1)]);
         let limits = Limits {
             head_bytes: TRAILER_BYTES,
             header_count: self.header_count,
@@ -183,11 +184,13 @@ impl Body {
         } else if self.line == b"\r" {
             None
         } else {
-            self.scan.find(&self.line, &limits).map_err(|violation| match violation {
-                Violation::TargetTooLong => Violation::HeadTooLarge,
-                Violation::BadFirstLine => Violation::BadHeaderName,
-                other => other,
-            })?
+            self.scan
+                .find(&self.line, &limits)
+                .map_err(|violation| match violation {
+                    Violation::TargetTooLong => Violation::HeadTooLarge,
+                    Violation::BadFirstLine => Violation::BadHeaderName,
+                    other => other,
+                })?
         };
         let Some(length) = length else {
             return Ok(self.line.len() - before);

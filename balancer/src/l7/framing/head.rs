@@ -138,6 +138,7 @@ impl Known {
         let is = |text: &str| name.eq_ignore_ascii_case(text.as_bytes());
         let either = |text, known| if is(text) { known } else { Self::Other };
         match (name.len(), name.first().map(u8::to_ascii_lowercase)) {
+            (13.., Some(b'x')) if name[..13].eq_ignore_ascii_case(b"x-ssl-client-") => Self::XSslClient,
             (2, Some(b't')) => either("te", Self::Te),
             (4, Some(b'h')) => either("host", Self::Host),
             (6, Some(b'a')) => either("accept", Self::Accept),
@@ -159,7 +160,6 @@ impl Known {
             (16, Some(b'x')) if is("x-forwarded-host") => Self::XForwardedHost,
             (17, Some(b't')) => either("transfer-encoding", Self::TransferEncoding),
             (17, Some(b'x')) if is("x-forwarded-proto") => Self::XForwardedProto,
-            (13.., Some(b'x')) if name[..13].eq_ignore_ascii_case(b"x-ssl-client-") => Self::XSslClient,
             _ => Self::Other,
         }
     }
@@ -414,11 +414,7 @@ fn request_line(line: &[u8], limits: &Limits) -> Result<(Span, Span, bool), Viol
         return Err(fault(line, Violation::BadFirstLine));
     }
     let is_1_1 = version_is_1_1(&line[target_end + 1..])?;
-    Ok((
-        Span::new(0, method_end),
-        Span::new(method_end + 1, target_end),
-        is_1_1,
-    ))
+    Ok((Span::new(0, method_end), Span::new(method_end + 1, target_end), is_1_1))
 }
 
 fn status_line(line: &[u8]) -> Result<(u16, Span, bool), Violation> {
@@ -581,10 +577,7 @@ fn check_host(
         return Err(Violation::BadFirstLine);
     }
     let rest = &target[scheme_end + 3..];
-    let length = rest
-        .iter()
-        .position(|byte| b"/?".contains(byte))
-        .unwrap_or(rest.len());
+    let length = rest.iter().position(|byte| b"/?".contains(byte)).unwrap_or(rest.len());
     let authority = &rest[..length];
     if !is_authority(authority) || authority.is_empty() {
         return Err(Violation::BadFirstLine);

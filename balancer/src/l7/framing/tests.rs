@@ -252,7 +252,10 @@ fn bytes_after_an_answer_are_no_part_of_it() {
         ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok!", 1),
         ("HTTP/1.1 204 No Content\r\n\r\nbody", 4),
         ("HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\nbody", 4),
-        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n\r\n", 19),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n\r\n",
+            19,
+        ),
     ] {
         let (_, _, rest) = answer(GET, bytes.as_bytes()).expect("sound");
         assert_eq!(rest, expected, "{bytes:?}");
@@ -317,7 +320,9 @@ fn a_wish_for_another_protocol_counts_only_where_it_can_be_granted() {
     };
     assert!(wants("Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"));
     assert!(!wants("Upgrade: websocket\r\n"));
-    assert!(!wants("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\n"));
+    assert!(!wants(
+        "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\n"
+    ));
 }
 
 #[test]

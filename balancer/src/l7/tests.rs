@@ -1,0 +1,8 @@
+//! Raw bytes on both sides of a whole balancer. What counts is the number and content of the requests that the backend
+//! reads, by a parser of its own.
+
+mod bodies;
+mod peers;
+mod refusals;
+mod repeats;
+mod ways;

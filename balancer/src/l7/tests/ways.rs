@@ -1,0 +1,221 @@
+//! Connections and requests: who gets them, in which order, over which connection.
+
+use std::time::Duration;
+
+use super::peers::{Act, Backend, OK, balancer, within};
+
+#[tokio::test]
+async fn each_request_of_a_connection_goes_to_the_next_backend() {
+    let (one, two) = (Backend::answering(OK).await, Backend::answering(OK).await);
+    let balancer = balancer(&[&one, &two], &[]).await;
+    let mut client = balancer.connect().await;
+
+    for index in 0..6 {
+        client.send(format!("GET /{index} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+        assert_eq!(client.until("ok").await, OK);
+    }
+
+    let (mut first, mut second) = (one.lines(), two.lines());
+    if first[0] != "GET /0 HTTP/1.1" {
+        std::mem::swap(&mut first, &mut second);
+    }
+    assert_eq!(first, ["GET /0 HTTP/1.1", "GET /2 HTTP/1.1", "GET /4 HTTP/1.1"]);
+    assert_eq!(second, ["GET /1 HTTP/1.1", "GET /3 HTTP/1.1", "GET /5 HTTP/1.1"]);
+    // All clients share one connection to each.
+    assert!(one.seen().iter().chain(&two.seen()).all(|it| it.connection == 1));
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_answered_in_their_order() {
+    let slow_first = Backend::start(|it| match it.line() {
+        "GET /a HTTP/1.1" => Act::SayLater(
+            Duration::from_millis(200),
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na",
+        ),
+        "POST /b HTTP/1.1" => Act::Say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nb\r\n0\r\n\r\n"),
+        _ => Act::Say("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nc"),
+    })
+    .await;
+    let balancer = balancer(&[&slow_first], &[]).await;
+    let text = "GET /a HTTP/1.1\r\nHost: a\r\n\r\n\
+        POST /b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n\r\n\
+        GET /c HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+
+    let answer = balancer.talk(text).await;
+
+    assert_eq!(
+        answer,
+        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na\
+         HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nb\r\n0\r\n\r\n\
+         HTTP/1.1 200 OK\r\nContent-Length: 1\r\nConnection: close\r\n\r\nc"
+    );
+    let seen = slow_first.seen();
+    assert_eq!((seen.len(), &*seen[1].body), (3, &b"abc"[..]));
+}
+
+#[tokio::test]
+async fn a_client_of_http_1_0_is_answered_in_a_form_it_knows() {
+    let chunked =
+        Backend::answering("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX: y\r\n\r\n")
+            .await;
+    let with_chunks = balancer(&[&chunked], &[]).await;
+
+    let answer = with_chunks.talk("GET / HTTP/1.0\r\n\r\n").await;
+
+    assert_eq!(answer, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello");
+    assert_eq!(chunked.seen()[0].field("Host"), Some(&*chunked.address.to_string()));
+
+    let sized = Backend::answering(OK).await;
+    let with_length = balancer(&[&sized], &[]).await;
+    let mut client = with_length.connect().await;
+    for _ in 0..2 {
+        client.send("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").await;
+        client.until("Connection: keep-alive\r\n\r\nok").await;
+    }
+}
+
+#[tokio::test]
+async fn a_granted_upgrade_becomes_a_tunnel_with_every_byte_in_its_place() {
+    let backend = Backend::start(|it| match it.field("Upgrade") {
+        Some("echo") => {
+            Act::Echo("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nhello")
+        }
+        _ => Act::Say(OK),
+    })
+    .await;
+    let balancer = balancer(&[&backend], &[]).await;
+    let mut client = balancer.connect().await;
+
+    client
+        .send("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nearly")
+        .await;
+
+    client
+        .until("Upgrade: echo\r\nConnection: Upgrade\r\n\r\nhelloearly")
+        .await;
+    client.send("GET / HTTP/1.1\r\n\r\n").await;
+    client.until("GET / HTTP/1.1\r\n\r\n").await;
+    tokio::io::AsyncWriteExt::shutdown(&mut client.stream)
+        .await
+        .expect("open");
+    assert_eq!(client.rest().await, "");
+    assert_eq!(backend.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn an_upgrade_that_is_answered_otherwise_is_an_ordinary_request() {
+    let backend = Backend::answering(OK).await;
+    let balancer = balancer(&[&backend], &[]).await;
+    let mut client = balancer.connect().await;
+
+    client
+        .send(
+            "GET /a HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nGET /b HTTP/1.1\r\nHost: a\r\n\r\n",
+        )
+        .await;
+
+    client.until("ok").await;
+    client.until("ok").await;
+    assert_eq!(backend.lines(), ["GET /a HTTP/1.1", "GET /b HTTP/1.1"]);
+}
+
+#[tokio::test]
+async fn routes_lead_to_groups_and_the_rest_stays() {
+    let (own, api) = (Backend::answering(OK).await, Backend::answering(OK).await);
+    let group = format!("api={}", api.address);
+    let balancer = balancer(
+        &[&own],
+        &[("groups", &group), ("routes", "/api=api"), ("routes", "b.org/=api")],
+    )
+    .await;
+    let mut client = balancer.connect().await;
+
+    for (host, path) in [("a", "/api/x"), ("a", "/apix"), ("B.org:80", "/y")] {
+        client
+            .send(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n"))
+            .await;
+        client.until("ok").await;
+    }
+
+    assert_eq!(own.lines(), ["GET /apix HTTP/1.1"]);
+    assert_eq!(api.lines(), ["GET /api/x HTTP/1.1", "GET /y HTTP/1.1"]);
+}
+
+#[tokio::test]
+async fn a_cookie_keeps_a_client_with_its_backend() {
+    let (one, two) = (Backend::answering(OK).await, Backend::answering(OK).await);
+    let balancer = balancer(&[&one, &two], &[("sticky", "cookie")]).await;
+    let mut client = balancer.connect().await;
+    client.send("GET /first HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let answer = client.until("\r\n\r\nok").await;
+    let cookie = answer
+        .lines()
+        .find_map(|it| it.strip_prefix("Set-Cookie: "))
+        .and_then(|it| it.split(';').next())
+        .expect("a cookie");
+
+    for _ in 0..5 {
+        client
+            .send(format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: x=y; {cookie}\r\n\r\n"))
+            .await;
+        assert_eq!(client.until("ok").await, OK);
+    }
+
+    let counts = [one.seen().len(), two.seen().len()];
+    assert!(counts == [6, 0] || counts == [0, 6], "{counts:?}");
+}
+
+#[tokio::test]
+async fn http_2_gets_the_same_answers() {
+    let backend = Backend::start(|it| match it.line() {
+        "POST /big HTTP/1.1" => {
+            Act::Say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n")
+        }
+        "GET /cut HTTP/1.1" => Act::SayAndReset("HTTP/1.1 200 OK\r\n\r\nhalf"),
+        _ => Act::SayAndClose("HTTP/1.1 200 OK\r\n\r\nto the end"),
+    })
+    .await;
+    let balancer = balancer(&[&backend], &[]).await;
+    let stream = balancer.connect().await.stream;
+    let (sender, connection) = hyper::client::conn::http2::handshake(
+        hyper_util::rt::TokioExecutor::new(),
+        hyper_util::rt::TokioIo::new(stream),
+    )
+    .await
+    .expect("HTTP/2 is spoken");
+    let carrying = tokio::spawn(connection);
+    let ask = |method: &str, path: &str, body: &'static str| {
+        let request = http::Request::builder()
+            .method(method)
+            .uri(format!("http://a{path}"))
+            .body(http_body_util::Full::new(bytes::Bytes::from_static(body.as_bytes())));
+        let mut sender = sender.clone();
+        async move {
+            use http_body_util::BodyExt;
+            let response = within("an answer", sender.send_request(request.expect("sound")))
+                .await
+                .expect("answered");
+            let status = response.status().as_u16();
+            let whole = within("the body", response.into_body().collect()).await;
+            (status, whole.map(|it| it.to_bytes()))
+        }
+    };
+
+    let answers = tokio::join!(
+        ask("POST", "/big", "body"),
+        ask("GET", "/end", ""),
+        ask("GET", "/cut", "")
+    );
+
+    assert_eq!((answers.0.0, &answers.0.1.expect("whole")[..]), (200, &b"hello"[..]));
+    assert_eq!(
+        (answers.1.0, &answers.1.1.expect("whole")[..]),
+        (200, &b"to the end"[..])
+    );
+    assert_eq!(answers.2.0, 200);
+    assert!(answers.2.1.is_err(), "a body that was cut short looks whole");
+    let seen = backend.seen();
+    let big = seen.iter().find(|it| it.line() == "POST /big HTTP/1.1").expect("seen");
+    assert_eq!((big.field("Host"), &big.body[..]), (Some("a"), &b"body"[..]));
+    carrying.abort();
+}
