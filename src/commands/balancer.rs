@@ -39,7 +39,7 @@ fn serve(args: &ServeArgs) -> Result<(), Failure> {
     let format = match plan.process.log {
         LogFormat::Json => Format::Json,
         LogFormat::Text => Format::Text,
-        LogFormat::Auto | LogFormat::Off => Format::by_terminal(),
+        LogFormat::Auto | LogFormat::Off | LogFormat::Combined | LogFormat::Haproxy => Format::by_terminal(),
     };
     let _telemetry = Telemetry::start(format, "info");
     let drain = plan
