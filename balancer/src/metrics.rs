@@ -30,8 +30,27 @@ pub struct Report {
     pub log_dropped: u64,
     /// Reloads.
     pub reloads: Reloads,
+    /// Names that backends are configured by, sorted.
+    pub names: Vec<NameReport>,
     /// Services in the order of the configuration.
     pub services: Vec<ServiceReport>,
+}
+
+/// One name that backends are configured by.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct NameReport {
+    /// As it is written, with its port.
+    pub name: String,
+    /// Addresses it stands for now.
+    pub addresses: usize,
+    /// Seconds since which no name server gives an answer, if none does.
+    pub failing_seconds: Option<u64>,
+    /// Why; empty if all is well.
+    pub why: String,
+    /// Questions that were answered.
+    pub lookups_good: u64,
+    /// Questions that were not.
+    pub lookups_failed: u64,
 }
 
 /// How reloads went.
@@ -105,7 +124,8 @@ pub struct BackendReport {
     pub address: String,
     /// What was written, if that is a name.
     pub name: Option<String>,
-    /// One word: `up`, `down`, `unknown`, `ejected`, `drain`, `maint`, `removed`.
+    /// One word: `up`, `down`, `unknown`, `ejected`, `drain`, `maint`, `removed`; `unresolved` for a name that stands
+    /// for no address.
     pub state: &'static str,
     /// Why, if it is not simply up.
     pub why: String,

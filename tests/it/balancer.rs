@@ -7,6 +7,7 @@ mod identity;
 mod l4;
 mod limits;
 mod messages;
+mod names;
 mod page;
 mod process;
 mod reload;

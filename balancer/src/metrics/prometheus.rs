@@ -2,12 +2,13 @@
 
 use std::fmt::{Display, Write};
 
-use super::{BackendReport, Report, ServiceReport};
+use super::{BackendReport, NameReport, Report, ServiceReport};
 
 /// Media type of [`render`]'s text.
 pub const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 type OfService = (&'static str, &'static str, &'static str, fn(&ServiceReport) -> f64);
+type OfName = (&'static str, &'static str, &'static str, fn(&NameReport) -> f64);
 type OfBackend = (&'static str, &'static str, &'static str, fn(&BackendReport) -> f64);
 
 /// Name, kind, help, value.
@@ -173,6 +174,33 @@ const BACKEND: &[OfBackend] = &[
     ),
 ];
 
+const NAME: &[OfName] = &[
+    (
+        "name_addresses",
+        "gauge",
+        "Addresses that the name of a backend stands for.",
+        |it| num(it.addresses as u64),
+    ),
+    (
+        "name_resolved",
+        "gauge",
+        "1 while name servers give an answer for the name; without one the last good answer holds for resolver_hold.",
+        |it| flag(it.failing_seconds.is_none()),
+    ),
+    (
+        "name_lookups_total",
+        "counter",
+        "Questions to name servers that were answered.",
+        |it| num(it.lookups_good),
+    ),
+    (
+        "name_lookups_failed_total",
+        "counter",
+        "Questions to name servers that were denied, failed or not answered.",
+        |it| num(it.lookups_failed),
+    ),
+];
+
 fn num(value: u64) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "Prometheus knows only floating point numbers")]
     let value = value as f64;
@@ -236,6 +264,12 @@ pub fn render(report: &Report) -> String {
         &[("result", "failure")],
         num(report.reloads.bad),
     );
+    for (name, kind, help, value) in NAME {
+        out.head(name, kind, help);
+        for report in &report.names {
+            out.line(name, &[("name", &report.name)], value(report));
+        }
+    }
     for (name, kind, help, value) in SERVICE {
         out.head(name, kind, help);
         for service in &report.services {
