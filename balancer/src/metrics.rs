@@ -11,6 +11,8 @@ pub mod haproxy;
 pub mod prometheus;
 pub mod rate;
 
+use crate::backend::requests::RequestCounts;
+
 pub use rate::Rates;
 
 /// Everything, at one moment.
@@ -71,7 +73,7 @@ pub struct ServiceReport {
     pub name: String,
     /// Addresses it listens on.
     pub listen: Vec<SocketAddr>,
-    /// `tcp` or `udp`.
+    /// `tcp`, `http` or `udp`.
     pub mode: &'static str,
     /// How backends are chosen.
     pub schedule: String,
@@ -111,6 +113,8 @@ pub struct ServiceReport {
     pub bytes_in: u64,
     /// Bytes to clients.
     pub bytes_out: u64,
+    /// What became of requests, in http mode.
+    pub requests: Option<RequestCounts>,
     /// Recent rates.
     pub rates: Rates,
     /// Backends.
@@ -159,6 +163,8 @@ pub struct BackendReport {
     pub bytes_in: u64,
     /// Bytes it sent.
     pub bytes_out: u64,
+    /// What became of the requests it was sent, in http mode.
+    pub requests: Option<RequestCounts>,
     /// Probes that passed.
     pub probes_passed: u64,
     /// Probes that failed.

@@ -168,6 +168,7 @@ impl Observed {
             dropped_datagrams: counters.dropped_datagrams.get(),
             bytes_in: counters.bytes_to_backend.get(),
             bytes_out: counters.bytes_to_client.get(),
+            requests: (service.mode == Mode::Http).then(|| counters.requests.counts()),
             rates: self.rates(&service.name, None),
             backends: entry
                 .members
@@ -219,6 +220,7 @@ impl Observed {
             connect_seconds,
             bytes_in: state.bytes_to_backend.get(),
             bytes_out: state.bytes_to_client.get(),
+            requests: (entry.service.mode == Mode::Http).then(|| state.requests.counts()),
             probes_passed: member.probes.0,
             probes_failed: member.probes.1,
             last_probe_ms: member.last_probe.map(|took| took.as_secs_f64() * 1000.0),

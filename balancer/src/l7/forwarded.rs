@@ -113,7 +113,12 @@ pub(super) fn write(out: &mut Vec<u8>, info: &ClientInfo, is_trusted: bool, requ
         info.scheme().as_bytes(),
     );
     if !host.is_empty() {
-        line(out, b"X-Forwarded-Host: ", said(Known::XForwardedHost).next_back(), host);
+        line(
+            out,
+            b"X-Forwarded-Host: ",
+            said(Known::XForwardedHost).next_back(),
+            host,
+        );
     }
     list(out, b"Forwarded: ", said(Known::Forwarded), |out| {
         // An IPv6 address stands in brackets, and what has colons in quotes (RFC 7239, section 6).
