@@ -9,7 +9,7 @@
 pub mod backends;
 mod check;
 pub mod keys;
-mod values;
+pub(crate) mod values;
 mod written;
 
 use std::fmt;
@@ -119,12 +119,6 @@ impl Config {
     #[must_use]
     pub fn file(&self) -> Option<&Path> {
         self.file.as_deref()
-    }
-
-    /// Where a text is written: in the first value that has it as one of its words.
-    #[must_use]
-    pub fn place_of(&self, text: &str) -> Option<(Place, String)> {
-        self.root.find(text, String::new())
     }
 
     /// Turns what is written into what should be.

@@ -13,7 +13,7 @@ use crate::plan::{Backend, Endpoint, WEIGHT_MAX};
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// `2s`, `500ms`, `1m`, `1h`, `1d`; a bare number is seconds.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, unit) = (text[..split].trim(), text[split..].trim());
     let seconds_per_unit = match unit {
@@ -89,13 +89,6 @@ pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
     }
     text.parse()
         .map_err(|_| format!("`{text}` is not an address to listen on; write IP:PORT, for example 0.0.0.0:5000"))
-}
-
-/// A name server: `10.0.0.53`, `10.0.0.53:5353`, `[::1]:53`.
-pub(super) fn name_server(text: &str) -> Result<SocketAddr, String> {
-    text.parse::<SocketAddr>()
-        .or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53)))
-        .map_err(|_| format!("`{text}` is not the address of a name server; write IP or IP:PORT"))
 }
 
 /// A network, or one address of it.

@@ -9,11 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Control;
-use super::discover::Target;
 use super::report::Observed;
 use super::sources::Sources;
 use super::state::{Duty, Entry, Member};
-use crate::config::Config;
+use crate::config::{Config, values::duration};
 use crate::ipvsadm::{self, Command, Protocol, SavedService, ServerOptions, ServiceOptions, Table, Virtual};
 use crate::l4::sessions::Why;
 use crate::metrics::Report;
@@ -25,11 +24,13 @@ mod shown;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Order {
     /// One of ipvsadm's commands; a server that is a name comes with what it stands for.
-    Ipvs(Command, Vec<Target>),
+    Ipvs(Command, Vec<SocketAddr>),
     /// Rules that `ipvsadm -S -n` printed.
     Restore(Vec<SavedService>),
     /// Give backends something new, or not.
     Duty(Duty, Selector),
+    /// Give backends nothing new, and end what is left after this time.
+    Drain(Selector, Duration),
     /// Change the weight of backends.
     Weight(Selector, u16),
     /// End the live connections of backends, or of all.
@@ -94,6 +95,7 @@ impl Order {
         match words.as_slice() {
             [] => Err(format!("no command; there are {HELP}")),
             ["drain", backend] => Ok(Self::Duty(Duty::Drain, selector(backend))),
+            ["drain", backend, time] => Ok(Self::Drain(selector(backend), duration(time)?)),
             ["maint", backend] => Ok(Self::Duty(Duty::Maint, selector(backend))),
             ["ready", backend] => Ok(Self::Duty(Duty::Ready, selector(backend))),
             ["weight", backend, weight] => {
@@ -117,7 +119,8 @@ impl Order {
                     command => Ok(Self::Ipvs(command, Vec::new())),
                 }
             }
-            [word @ ("drain" | "maint" | "ready"), ..] => Err(format!("usage: {word} [SERVICE/]BACKEND")),
+            ["drain", ..] => Err("usage: drain [SERVICE/]BACKEND [TIME]".into()),
+            [word @ ("maint" | "ready"), ..] => Err(format!("usage: {word} [SERVICE/]BACKEND")),
             ["weight", ..] => Err("usage: weight [SERVICE/]BACKEND NUMBER".into()),
             ["kill-sessions", ..] => Err("usage: kill-sessions [[SERVICE/]BACKEND]".into()),
             ["state", ..] => Err("usage: state [--json]".into()),
@@ -149,6 +152,7 @@ impl Control {
     pub(super) fn obey(&mut self, order: Order, observed: &mut Observed, now: Instant) -> Result<String, String> {
         match order {
             Order::Duty(duty, selector) => self.set_duty(duty, &selector, now),
+            Order::Drain(selector, time) => self.drain(&selector, time, now),
             Order::Weight(selector, weight) => self.set_weight(&selector, weight),
             Order::Kill(selector) => self.kill(selector.as_ref()),
             Order::State { json } => {
@@ -156,7 +160,7 @@ impl Control {
                 let report = observed.report(self, now);
                 Ok(if json { to_json(&report)? } else { shown::state(&report) })
             }
-            Order::Ipvs(command, targets) => self.obey_ipvs(command, targets, observed, now),
+            Order::Ipvs(command, addresses) => self.obey_ipvs(command, addresses, observed, now),
             Order::Restore(services) => self.restore(&services),
             // It takes time and is done by the task that speaks with the operator.
             Order::Reload => Err("a reload has to be asked for by itself".into()),
@@ -176,6 +180,14 @@ impl Control {
                 Duty::Maint => "in maintenance",
             },
         ))
+    }
+
+    fn drain(&mut self, selector: &Selector, time: Duration, now: Instant) -> Result<String, String> {
+        let chosen = self.chosen(selector)?;
+        for (service, address) in &chosen {
+            self.state.drain_by(service, *address, now + time, now);
+        }
+        Ok(each(&chosen, &format!("draining, {time:?} at most")))
     }
 
     fn kill(&self, selector: Option<&Selector>) -> Result<String, String> {
@@ -223,12 +235,9 @@ impl Control {
             let Some(member) = entry.members.iter().find(|member| member.address() == *address) else {
                 continue;
             };
-            // As it was written: what a service record says of its tier is not the operator's word.
-            let written = sources.services().into_iter().find(|it| it.name == *service);
-            let written = written.and_then(|it| it.backends.into_iter().find(|it| it.endpoint == member.spec.endpoint));
             let edited = Backend {
                 weight,
-                ..written.unwrap_or_else(|| member.spec.clone())
+                ..member.spec.clone()
             };
             sources.edit_backend(service, &member.spec.endpoint, Some(edited));
         }
@@ -239,7 +248,7 @@ impl Control {
     fn obey_ipvs(
         &mut self,
         command: Command,
-        targets: Vec<Target>,
+        addresses: Vec<SocketAddr>,
         observed: &mut Observed,
         now: Instant,
     ) -> Result<String, String> {
@@ -281,8 +290,8 @@ impl Control {
                 if service.backends.iter().any(|it| it.endpoint == endpoint) {
                     return Err(format!("{endpoint} is there already"));
                 }
-                if !targets.is_empty() {
-                    sources.names.insert(endpoint.clone(), targets);
+                if !addresses.is_empty() {
+                    sources.names.insert(endpoint.clone(), addresses);
                 }
                 sources.edit_backend(
                     &service.name,

@@ -18,7 +18,6 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::discover::Target;
 use super::edits::Edits;
 use super::ports::Want;
 use super::state::Duty;
@@ -70,7 +69,7 @@ pub struct Known {
     /// What an operator changed.
     pub edits: Edits,
     /// What names stood for.
-    pub names: Vec<(Endpoint, Vec<Target>)>,
+    pub names: Vec<(Endpoint, Vec<SocketAddr>)>,
 }
 
 /// What is known of one backend.

@@ -15,7 +15,7 @@ use crate::backend::connect::{Report, Reports};
 use crate::health::passive::Ejection;
 use crate::health::{Change, Failure, Health, HealthMachine};
 use crate::l4::sessions::Why;
-use crate::plan::{Backend, Check, CheckKind, Endpoint, OnDown, Service};
+use crate::plan::{Backend, Check, CheckKind, OnDown, Service};
 use crate::service::ServiceState;
 use crate::snapshot::{Pool, Snapshot};
 
@@ -25,8 +25,6 @@ mod tests;
 
 /// Removed backends whose counters are kept, for the case that they return.
 const REMEMBERED: usize = 256;
-/// What connections are left to a backend whose name stands for others now: as long as they like.
-const UNHURRIED: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// How often shares are adjusted while a backend starts slowly.
 const SLOW_START_STEP: Duration = Duration::from_millis(500);
 
@@ -37,9 +35,6 @@ pub struct Wish {
     pub service: Arc<Service>,
     /// Backends, no address twice.
     pub backends: Vec<(SocketAddr, Backend)>,
-    /// Names that are configured. An address that one of them stands for no more gets nothing new, and keeps its
-    /// connections: nobody took it out of service.
-    pub names: Vec<Endpoint>,
 }
 
 /// Something for the control task to carry out.
@@ -109,8 +104,6 @@ pub struct Entry {
     pub shared: Arc<ServiceState>,
     /// Its backends, in the order they were written; those on their way out at the end.
     pub members: Vec<Member>,
-    /// Names among what its backends were written as.
-    pub names: Vec<Endpoint>,
     /// True while failing backends get traffic because too few are healthy.
     pub is_panicking: bool,
     /// True once it was removed and only drains.
@@ -133,6 +126,8 @@ pub struct Member {
     pub ejection: Ejection,
     /// What an operator says.
     pub duty: Duty,
+    /// When what is under way is ended, if an operator said so.
+    pub drain_by: Option<Instant>,
     /// When checks last changed their mind.
     pub since: Instant,
     /// How often they did.
@@ -202,7 +197,7 @@ impl State {
         for entry in &mut self.services {
             if wishes.iter().all(|wish| wish.service.name != entry.service.name) {
                 entry.is_leaving = true;
-                entry.update_members(&[], Vec::new(), now, &mut self.next_ticket);
+                entry.update_members(&[], now, &mut self.next_ticket);
                 entry.publish(now);
             }
         }
@@ -221,7 +216,7 @@ impl State {
             };
             entry.is_leaving = false;
             entry.change_policies(wish.service, now);
-            entry.update_members(&wish.backends, wish.names, now, &mut self.next_ticket);
+            entry.update_members(&wish.backends, now, &mut self.next_ticket);
             entry.publish(now);
         }
         self.give_groups();
@@ -308,6 +303,22 @@ impl State {
 
     /// Sets what an operator decided; false if there is no such backend.
     pub fn set_duty(&mut self, service: &str, address: SocketAddr, duty: Duty, now: Instant) -> bool {
+        self.decide(service, address, duty, None, now)
+    }
+
+    /// Gives a backend nothing new, and ends what is under way there at `deadline`; false if there is no such backend.
+    pub fn drain_by(&mut self, service: &str, address: SocketAddr, deadline: Instant, now: Instant) -> bool {
+        self.decide(service, address, Duty::Drain, Some(deadline), now)
+    }
+
+    fn decide(
+        &mut self,
+        service: &str,
+        address: SocketAddr,
+        duty: Duty,
+        drain_by: Option<Instant>,
+        now: Instant,
+    ) -> bool {
         let Some(entry) = self
             .services
             .iter_mut()
@@ -324,7 +335,7 @@ impl State {
             member.machine = HealthMachine::new(&entry.service.check);
             member.probe_at = Some(now);
         }
-        member.duty = duty;
+        (member.duty, member.drain_by) = (duty, drain_by);
         entry.publish(now);
         true
     }
@@ -367,7 +378,6 @@ impl Entry {
             service: Arc::clone(service),
             shared: Arc::new(ServiceState::new(snapshot, reports)),
             members: Vec::new(),
-            names: Vec::new(),
             is_panicking: false,
             is_leaving: false,
             remembered: Vec::new(),
@@ -391,15 +401,8 @@ impl Entry {
     }
 
     /// Adds, changes and removes backends until they are as wished.
-    fn update_members(
-        &mut self,
-        wished: &[(SocketAddr, Backend)],
-        names: Vec<Endpoint>,
-        now: Instant,
-        next_ticket: &mut u64,
-    ) {
+    fn update_members(&mut self, wished: &[(SocketAddr, Backend)], now: Instant, next_ticket: &mut u64) {
         let is_first = self.members.is_empty() && self.version == 0;
-        self.names = names;
         let mut old = std::mem::take(&mut self.members);
         for (address, spec) in wished {
             let member = match old.iter().position(|member| member.address() == *address) {
@@ -419,17 +422,11 @@ impl Entry {
             self.members.push(member);
         }
         for mut member in old {
-            let is_renamed = self.names.contains(&member.spec.endpoint);
-            let deadline = if is_renamed {
-                now + UNHURRIED
-            } else {
-                now + self.service.timeouts.drain
-            };
+            let deadline = now + self.service.timeouts.drain;
             if !member.is_leaving() {
                 tracing::info!(service = %self.service.name, backend = %member.address(), "Backend {} removed", member.address());
             }
-            // Taken out of the configuration later, it drains from then on.
-            member.leaves_by = Some(member.leaves_by.map_or(deadline, |before| before.min(deadline)));
+            member.leaves_by.get_or_insert(deadline);
             self.members.push(member);
         }
     }
@@ -450,6 +447,7 @@ impl Entry {
             machine: HealthMachine::new(&self.service.check),
             ejection: Ejection::default(),
             duty: Duty::Ready,
+            drain_by: None,
             since: now,
             changes: 0,
             probes: (0, 0),
@@ -474,15 +472,20 @@ impl Entry {
                 address: member.state.address,
                 ticket: member.ticket,
             };
+            let end = || Effect::End {
+                service: Arc::clone(&service.name),
+                address: member.state.address,
+                why: Why::Drained,
+            };
             if let Some(deadline) = member.leaves_by {
                 if deadline <= now && member.state.active() > 0 {
-                    effects.push(Effect::End {
-                        service: Arc::clone(&service.name),
-                        address: member.address(),
-                        why: Why::Drained,
-                    });
+                    effects.push(end());
                 }
                 continue;
+            }
+            if member.drain_by.is_some_and(|deadline| deadline <= now) {
+                effects.push(end());
+                member.drain_by = None;
             }
             if member.probe_is_due(&service.check, now) {
                 effects.push(Effect::Probe {
@@ -534,7 +537,7 @@ impl Entry {
             let is_checked = self.service.check.kind != CheckKind::None && member.duty != Duty::Maint;
             let probe = member.probe_at.filter(|_| is_checked && !member.is_probing);
             let trial = member.ejection.try_at().filter(|_| !member.is_trying);
-            probe.into_iter().chain(trial).min()
+            probe.into_iter().chain(trial).chain(member.drain_by).min()
         });
         members.chain(self.slow_step).min()
     }

@@ -171,6 +171,23 @@ async fn a_backend_can_be_drained_taken_out_and_given_back() {
 }
 
 #[tokio::test]
+async fn a_drain_with_a_time_ends_what_is_left_when_it_is_over() {
+    let backend = Backend::start().await;
+    let operated = Operated::start(&[("backends", &list(&[&backend])), ("threads", "1")]).await;
+    let mut held = Client::connect(operated.running.address()).await;
+    held.name().await.expect("a backend");
+
+    let begun = std::time::Instant::now();
+    let text = operated.ctl(&format!("drain {} 400ms", backend.address)).await;
+    assert!(text.contains("draining, 400ms at most"), "{text}");
+    held.echo(b"not yet").await;
+
+    assert_eq!(held.name().await, None);
+    assert!(begun.elapsed() >= std::time::Duration::from_millis(400));
+    assert!(operated.fails("drain x soon").await.contains("`soon` is not a time"));
+}
+
+#[tokio::test]
 async fn a_weight_of_0_sends_nothing_new_and_outlives_a_reload() {
     let (one, two) = (Backend::start().await, Backend::start().await);
     let folder = tempfile::tempdir().expect("a folder");

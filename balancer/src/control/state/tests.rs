@@ -52,7 +52,6 @@ impl Bench {
             vec![Wish {
                 service: service(options),
                 backends: (1..=backends).map(backend).collect(),
-                names: Vec::new(),
             }],
             now,
         );
@@ -235,10 +234,27 @@ fn weight_0_and_an_operator_keep_new_clients_away_and_give_them_back() {
     let wish = Wish {
         service: service(&[]),
         backends: vec![backend(1), quiet, backend(3)],
-        names: Vec::new(),
     };
     bench.state.apply(vec![wish], bench.now);
     assert_eq!(bench.chosen(), [address(1), address(3)]);
+}
+
+#[test]
+fn a_drain_ends_what_is_left_at_its_deadline_unless_it_was_taken_back() {
+    let mut bench = Bench::new(&[("check", "none")], 2);
+    let deadline = bench.now + Duration::from_secs(30);
+    for index in [1, 2] {
+        assert!(bench.state.drain_by("s", address(index), deadline, bench.now));
+    }
+    assert_eq!(bench.chosen(), []);
+    assert!(bench.state.set_duty("s", address(2), Duty::Ready, bench.now));
+
+    let is_end =
+        |effect: &Effect| matches!(effect, Effect::End { address: it, why: Why::Drained, .. } if *it == address(1));
+    assert!(!bench.state.poll(deadline - Duration::from_millis(1)).iter().any(is_end));
+    assert_eq!(bench.state.next_poll(bench.now), Some(deadline));
+    assert!(matches!(bench.state.poll(deadline).as_slice(), [it] if is_end(it)));
+    assert!(bench.state.poll(deadline + Duration::from_secs(1)).is_empty());
 }
 
 #[test]
@@ -292,7 +308,6 @@ fn a_removed_backend_is_ended_at_its_deadline_and_forgotten() {
         vec![Wish {
             service: service(&[]),
             backends: vec![backend(2)],
-            names: Vec::new(),
         }],
         bench.now,
     );
@@ -336,7 +351,6 @@ fn nothing_is_published_when_nothing_has_changed() {
         vec![Wish {
             service: service(&[]),
             backends: (1..=3).map(backend).collect(),
-            names: Vec::new(),
         }],
         bench.now,
     );
@@ -385,7 +399,6 @@ impl World {
         let wish = Wish {
             service: service(kind),
             backends: (1..=4).map(backend).collect(),
-            names: Vec::new(),
         };
         let truth = (1..=9).map(|index| (address(index), (true, true))).collect();
         Self {
