@@ -109,7 +109,7 @@ impl Lifecycle {
                     let service = service.clone();
                     changes.spawn(async move { reload(&service).await });
                 }
-                _ = self.upgrade.recv(), if changes.is_empty() => {
+                _ = self.upgrade.recv(), if changes.is_empty() && !self.soft.is_cancelled() => {
                     let (service, succeeded) = (service.clone(), succeeded.clone());
                     changes.spawn(async move {
                         if let Some(id) = service.upgrade().await {

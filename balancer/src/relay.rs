@@ -14,7 +14,7 @@
 mod lane;
 mod splice;
 
-pub use splice::{MOST_PIPES, limit_pipes};
+pub use splice::{CAPACITY as PIPE_CAPACITY, MOST_PIPES, limit_pipes};
 
 #[cfg(test)]
 mod tests;

@@ -254,6 +254,9 @@ fn a_balancer_that_cannot_have_its_address_says_who_could_tell() {
     for told in [
         format!("{address} is taken by"),
         "127.0.0.1:1 (traffic): Connection refused".to_owned(),
+        "long transfers".to_owned(),
+        "files may be open".to_owned(),
+        "connections may wait to be accepted".to_owned(),
     ] {
         assert!(doctor.stdout.contains(&told), "no {told} in\n{}", doctor.stdout);
     }

@@ -15,7 +15,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 /// What a pipe is asked to hold. A quarter of what an unprivileged user may ask for.
-const CAPACITY: usize = 256 * 1024;
+pub const CAPACITY: usize = 256 * 1024;
 /// Below this a pipe is not worth its system calls: the kernel has run out of pipe memory for us.
 const LEAST_CAPACITY: usize = 64 * 1024;
 /// Pipes at most, over all threads: three quarters of the kernel's default budget of pipe memory for one user.
