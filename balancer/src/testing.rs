@@ -1,3 +1,1 @@
-//! Scripted peers for tests, of this crate and of others.
-
-pub mod name_server;
+//! Fakes for tests (feature `testing`).

@@ -280,11 +280,7 @@ pub enum RouteKind {
     #[default]
     Http,
     Kafka,
-    /// The body over a connection of its own.
-    Tcp,
-    /// HL7 version 2 in frames.
-    Mllp,
-    /// None that is known; such a route fails.
+    /// Not one of OpenHIM's; such a route fails.
     Unknown,
 }
 
@@ -297,8 +293,6 @@ impl Route {
             kind: match text("type").as_deref() {
                 None | Some("http") => RouteKind::Http,
                 Some("kafka") => RouteKind::Kafka,
-                Some("tcp") => RouteKind::Tcp,
-                Some("mllp") => RouteKind::Mllp,
                 Some(_) => RouteKind::Unknown,
             },
             is_enabled: status(fields) == ChannelStatus::Enabled,

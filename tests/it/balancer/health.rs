@@ -173,6 +173,7 @@ async fn a_backup_is_used_only_when_no_other_can() {
     for _ in 0..4 {
         assert_eq!(balancer.ask().await, Some(spare.address));
     }
+    balancer.until_state(address, "down").await;
     let main = Backend::on(address).await;
     balancer.until_state(main.address, "up").await;
 

@@ -24,14 +24,14 @@ impl Process {
         Self::start_by(|program| program, services)
     }
 
-    /// The same, by a command that may be another one than the program itself.
+    /// The same, by a command that may have options of its own, or be another one than the program itself.
     pub(crate) fn start_by(command: impl FnOnce(Command) -> Command, services: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let metrics = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let text = text(folder.path(), metrics, services);
         std::fs::write(folder.path().join("balancer.yaml"), text).expect("written");
-        let mut command = command(program(["balancer", "--config"]));
-        let running = Running::start(command.arg(folder.path().join("balancer.yaml")));
+        let mut command = command(program(["balancer"]));
+        let running = Running::start(command.arg("--config").arg(folder.path().join("balancer.yaml")));
         let process = Self {
             running,
             metrics,

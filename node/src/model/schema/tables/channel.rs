@@ -59,8 +59,7 @@ const ANYTHING: Field = mixed("");
 
 const ROUTE: &[Field] = &[
     text("name").required(),
-    // `tcp` and `mllp` are ours.
-    text("type").one_of(&["http", "kafka", "tcp", "mllp"]).or("http"),
+    text("type").one_of(&["http", "kafka"]).or("http"),
     id("cert"),
     text("status").one_of(&["enabled", "disabled"]).or("enabled"),
     flag("secured"),
