@@ -55,6 +55,10 @@ pub(crate) enum Command {
     /// May be interrupted anywhere and run again: it goes on where it stopped. While the old core still runs, a later run
     /// brings what is new; run it a last time when that core has stopped. The source is only read.
     Migrate(MigrateArgs),
+    /// Copy the embedded store into a file, also while a node works on it
+    Backup(BackupArgs),
+    /// Put a backup in the place of the embedded store; no node may be working on it
+    Restore(RestoreArgs),
     /// Run two nodes, a balancer and an example mediator on this machine, and send traffic
     Demo(DemoArgs),
     /// Print a completion script for a shell
@@ -110,6 +114,41 @@ pub(crate) struct MigrateArgs {
     /// Write nothing: count and digest both sides, and say where they differ
     #[arg(long)]
     pub(crate) check: bool,
+}
+
+/// Which store a command works on.
+#[derive(Args, Debug)]
+pub(crate) struct StoreArgs {
+    /// The store; without it the one that the settings name
+    #[arg(long, value_name = "URL")]
+    pub(crate) store: Option<String>,
+    /// Settings file of the node
+    #[arg(long, value_name = "FILE")]
+    pub(crate) conf: Option<PathBuf>,
+}
+
+/// Options of `backup`.
+#[derive(Args, Debug)]
+pub(crate) struct BackupArgs {
+    /// The file to write
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    /// Replace the file if it exists
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// Options of `restore`.
+#[derive(Args, Debug)]
+pub(crate) struct RestoreArgs {
+    /// The backup
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    /// Replace the store if it exists
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 /// The two jobs of the binary.

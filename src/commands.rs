@@ -1,5 +1,6 @@
 //! One file for each subcommand: load settings, build, run.
 
+mod backup;
 mod balancer;
 mod check_config;
 mod completions;
@@ -11,7 +12,10 @@ mod progress;
 
 use std::io::{self, Write};
 
-use crate::cli::{self, Cli, Command};
+use openhim_node::app::moving;
+use openhim_node::config::{self, Sources};
+
+use crate::cli::{self, Cli, Command, StoreArgs};
 use crate::failure::Failure;
 
 /// Does what the command line asks for.
@@ -24,10 +28,28 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Some(Command::Node(args)) => node::run(&args),
         Some(Command::CheckConfig(args)) => check_config::run(&args),
         Some(Command::Migrate(args)) => migrate::run(&args),
+        Some(Command::Backup(args)) => backup::run(&args),
+        Some(Command::Restore(args)) => backup::restore(&args),
         Some(Command::Demo(args)) => demo::run(&args),
         Some(Command::Balancer(args)) => balancer::run(&args),
         Some(Command::Completions { shell }) => completions::run(shell),
         Some(Command::Man { folder }) => man::run(folder.as_deref()),
+    }
+}
+
+/// The connection string of the store that a command is to work on.
+fn store_of(args: &StoreArgs) -> Result<String, Failure> {
+    if let Some(url) = &args.store {
+        return Ok(url.clone());
+    }
+    let sources = Sources {
+        file: args.conf.clone(),
+        environment: node::environment(),
+        flags: Vec::new(),
+    };
+    match config::load(&sources) {
+        Ok(loaded) => Ok(moving::store_url(&loaded.config).to_owned()),
+        Err(refused) => Err(Failure::Configuration(refused.to_string())),
     }
 }
 

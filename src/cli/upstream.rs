@@ -9,7 +9,17 @@ use std::ffi::OsString;
 const TOP_LEVEL: [&str; 3] = ["bindAddress", "openhimConsoleBaseUrl", "trustedProxies"];
 
 /// Commands that take no settings.
-const OTHERS: [&str; 5] = ["balancer", "completions", "man", "demo", "migrate"];
+const OTHERS: [&str; 9] = [
+    "balancer",
+    "completions",
+    "man",
+    "demo",
+    "migrate",
+    "backup",
+    "restore",
+    "export",
+    "import",
+];
 
 /// Rewrites overrides among the arguments; the first argument is the program's name.
 pub(super) fn translate(arguments: Vec<OsString>) -> Vec<OsString> {

@@ -3,11 +3,13 @@
 use crate::support::program::{outcome, program, run};
 
 /// Every command a user can type, as the help names it.
-const COMMANDS: [&str; 7] = [
+const COMMANDS: [&str; 9] = [
     "node",
     "balancer",
     "check-config",
     "migrate",
+    "backup",
+    "restore",
     "demo",
     "completions",
     "man",

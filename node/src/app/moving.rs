@@ -1,13 +1,15 @@
-//! Work on databases by their names, without a node: moving from one to another.
+//! Work on databases by their names, without a node: moving from one to another, backups.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use super::store::{self as stores, Kind};
 use crate::clock::{Clock, SystemClock};
+use crate::config::Config;
 use crate::moving::{self, MoveError, Order, Report, Watch};
 use crate::store::mongo::{MongoOptions, MongoStore};
-use crate::store::sqlite::{SqliteOptions, SqliteStore};
+pub use crate::store::sqlite::Copied;
+use crate::store::sqlite::{self, SqliteOptions, SqliteStore};
 use crate::store::{SharedStore, StoreError};
 use crate::upgrade::{self, UpgradeError};
 
@@ -170,4 +172,57 @@ async fn open(path: &str, clock: &Arc<dyn Clock>) -> Result<SharedStore, StoreEr
     opened
         .unwrap_or_else(|_| Err(StoreError::Other("opening was interrupted".into())))
         .map(|store| -> SharedStore { store })
+}
+
+/// The connection string of the store that a node with these settings works on.
+pub fn store_url(config: &Config) -> &str {
+    config.store.url.as_deref().unwrap_or(stores::DEFAULT_URL)
+}
+
+/// Copies the embedded store into a file, while a node works on it or not. `watch` is told how many pages of how many
+/// are done. Blocks.
+///
+/// # Errors
+/// The store is no file, or as [`sqlite::backup`].
+pub fn backup(store: &str, to: &Path, overwrite: bool, watch: &mut dyn FnMut(u64, u64)) -> Result<Copied, BackupError> {
+    Ok(sqlite::backup(file_of(store)?, to, overwrite, watch)?)
+}
+
+/// Puts a backup in the place of the embedded store, which no node may be working on. Blocks.
+///
+/// # Errors
+/// The store is no file, or as [`sqlite::restore`].
+pub fn restore(
+    from: &Path,
+    store: &str,
+    overwrite: bool,
+    watch: &mut dyn FnMut(u64, u64),
+) -> Result<Copied, BackupError> {
+    Ok(sqlite::restore(from, file_of(store)?, overwrite, watch)?)
+}
+
+/// Why there is no backup, or why it was not put in place.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    #[error("the store is {0}, no file of ours; MongoDB's own mongodump and mongorestore do this work there")]
+    NoFile(String),
+    #[error(transparent)]
+    Copy(#[from] sqlite::CopyError),
+}
+
+impl BackupError {
+    /// True if nothing was written.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::NoFile(_) => true,
+            Self::Copy(error) => error.is_refusal(),
+        }
+    }
+}
+
+fn file_of(url: &str) -> Result<&Path, BackupError> {
+    match Kind::of(url) {
+        Some(Kind::Sqlite(path)) => Ok(Path::new(path)),
+        _ => Err(BackupError::NoFile(stores::shown(url))),
+    }
 }

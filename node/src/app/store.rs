@@ -12,7 +12,7 @@ use crate::store::mongo::{MongoOptions, MongoStore};
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
 
 /// Where documents live if nothing else was said.
-const DEFAULT_URL: &str = "sqlite://openhim-data/openhim.db";
+pub(super) const DEFAULT_URL: &str = "sqlite://openhim-data/openhim.db";
 
 /// What a connection string names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

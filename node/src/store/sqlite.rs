@@ -10,6 +10,7 @@
 
 mod change;
 mod connection;
+mod copy;
 mod error;
 mod key;
 mod migrate;
@@ -33,6 +34,7 @@ use bson::Document;
 
 use self::change::{Change, Row};
 use self::connection::Database;
+pub use self::copy::{Copied, CopyError, backup, restore};
 use self::query::Query;
 use self::readers::Readers;
 use self::schema::Table;

@@ -16,7 +16,7 @@ use crate::store::{Result, StoreError};
 const LAYOUT: i64 = 1;
 
 /// "OHIM", in SQLite's header: tells our files from other programs'.
-const APPLICATION: i64 = 0x4F48_494D;
+pub(super) const APPLICATION: i64 = 0x4F48_494D;
 
 /// Makes or brings up to date everything that the tables need.
 ///

@@ -1,3 +1,4 @@
+mod copy;
 mod crash;
 mod planner;
 
