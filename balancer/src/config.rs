@@ -121,6 +121,12 @@ impl Config {
         self.file.as_deref()
     }
 
+    /// Where a text is written: in the first value that has it as one of its words.
+    #[must_use]
+    pub fn place_of(&self, text: &str) -> Option<(Place, String)> {
+        self.root.find(text, String::new())
+    }
+
     /// Turns what is written into what should be.
     ///
     /// # Errors

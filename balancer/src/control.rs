@@ -5,6 +5,7 @@
 
 pub mod admin;
 mod commands;
+pub mod discover;
 mod edits;
 pub mod inherit;
 pub mod launch;
@@ -34,6 +35,7 @@ use crate::service::Gate;
 use crate::socket::{FirstBytes, Source};
 
 pub use commands::Order;
+use discover::{Due, Names, Outcome, Resolver};
 use inherit::{HandOver, Inherited};
 pub use page::Page;
 pub use ports::{Bound, Ports};
@@ -46,8 +48,6 @@ use watch::Watch;
 const INBOX: usize = 256;
 /// How often rates are taken and counters of long connections brought up to date.
 const SAMPLE: Duration = Duration::from_secs(1);
-/// How often names are resolved again.
-const RESOLVE: Duration = Duration::from_secs(10);
 
 /// What others want of the control task.
 #[derive(Debug)]
@@ -64,8 +64,10 @@ pub enum Message {
     Tried(Target, Result<(), Failure>),
     /// Do what an operator says; words that take time are done before this is sent.
     Order(Box<Order>, oneshot::Sender<Result<String, String>>),
-    /// A name has been resolved, or not.
-    Resolved(Endpoint, Result<Vec<SocketAddr>, String>),
+    /// A name server has answered, or not.
+    Resolved(Endpoint, Outcome),
+    /// Tell what an operator's name stands for.
+    Resolve(Endpoint, oneshot::Sender<Outcome>),
     /// Everything was read anew.
     Loaded(
         Box<Result<(Sources, Problems), Problems>>,
@@ -89,6 +91,10 @@ pub struct Control {
     pub state: State,
     /// Says what should be.
     pub sources: Sources,
+    /// Decides what backends that are names stand for.
+    pub names: Names,
+    /// Asks for them.
+    pub resolver: Arc<dyn Resolver>,
     /// Data threads.
     pub threads: Vec<Thread>,
     /// Listeners.
@@ -121,23 +127,23 @@ impl Control {
         let mut looks = Looks::new();
         let mut sample = tokio::time::interval(SAMPLE);
         sample.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut resolve = tokio::time::interval(RESOLVE);
         let mut stopping = Stopping {
             shutdown: self.shutdown.clone(),
             stage: Stage::Running,
         };
         self.act();
         loop {
-            let next = self
-                .state
-                .next_poll(Instant::now())
+            let next = [self.state.next_poll(Instant::now()), self.names.next_poll()];
+            let next = next
+                .into_iter()
+                .flatten()
+                .min()
                 .unwrap_or_else(|| Instant::now() + SAMPLE);
             tokio::select! {
                 Some(message) = messages.recv() => self.take(message, &mut watch, &mut observed),
                 Some(report) = failed.recv() => self.state.connect_failed(report, Instant::now()),
                 () = tokio::time::sleep_until(next.into()) => {}
                 _ = sample.tick() => observed.sample(&self, Instant::now()),
-                _ = resolve.tick() => self.resolve_names(),
                 Some(()) = rings.recv() => looks.soon(),
                 () = looks.due() => self.look(&mut watch, &mut looks, &mut observed),
                 () = stopping.step() => if stopping.carry_on(&mut self) { break },
@@ -148,6 +154,7 @@ impl Control {
 
     /// Carries out what the state wants done now.
     fn act(&mut self) {
+        self.follow_names(Instant::now());
         for effect in self.state.poll(Instant::now()) {
             self.perform(effect);
         }
@@ -215,7 +222,11 @@ impl Control {
                 }
             }
             Message::Tried(target, result) => self.state.tried(&target, result, now),
-            Message::Resolved(endpoint, result) => self.resolved(endpoint, result),
+            Message::Resolved(endpoint, outcome) => self.resolved(endpoint, outcome, now),
+            Message::Resolve(endpoint, answer) => {
+                let asking = self.resolver.ask(&endpoint);
+                tokio::spawn(async move { answer.send(asking.await) });
+            }
             Message::Loaded(result, answer) => {
                 let result = (*result).and_then(|(mut sources, warnings)| {
                     sources.inherit_edits(&self.sources);
@@ -241,9 +252,10 @@ impl Control {
             self.sources.config.clone(),
             self.sources.names.clone(),
         );
+        let resolver = Arc::clone(&self.resolver);
         tokio::spawn(async move {
             let result = match config.reread() {
-                Ok(config) => sources::load(config, &names).await,
+                Ok(config) => sources::load(config, &names, &*resolver).await,
                 Err(problems) => Err(problems),
             };
             let _ = inbox.send(Message::Loaded(Box::new(result), answer)).await;
@@ -307,7 +319,10 @@ impl Control {
     fn apply(&mut self) {
         self.gate
             .set_limit(self.sources.plan.process.maxconn.unwrap_or(self.natural_limit));
-        self.state.apply(self.sources.wishes(), Instant::now());
+        let now = Instant::now();
+        self.names.set_hold(self.sources.plan.process.resolver_hold);
+        self.names.watch(self.sources.endpoints(), &self.sources.names, now);
+        self.state.apply(self.sources.wishes(), now);
     }
 
     fn look(&mut self, watch: &mut Watch, looks: &mut Looks, observed: &mut Observed) {
@@ -333,7 +348,8 @@ impl Control {
         let mut sources = self.sources.clone();
         let result = sources::read_backends(path).map(|list| sources.set_file(path, &list));
         match &result {
-            Ok(()) if sources.has_unresolved() => self.load(None),
+            // What a new name stands for is asked before those it may replace go.
+            Ok(()) if sources.endpoints().iter().any(|it| !self.names.has(it)) => self.load(None),
             Ok(()) => {
                 self.sources = sources;
                 self.apply();
@@ -344,26 +360,45 @@ impl Control {
         }
     }
 
-    fn resolve_names(&self) {
-        for endpoint in self.sources.endpoints() {
-            let inbox = self.inbox.clone();
-            tokio::spawn(async move {
-                let result = sources::resolve(&endpoint).await;
-                let _ = inbox.send(Message::Resolved(endpoint, result)).await;
-            });
+    /// Asks for names whose time has come, and forgets what is too old.
+    fn follow_names(&mut self, now: Instant) {
+        for due in self.names.poll(now) {
+            match due {
+                Due::Ask(endpoint) => {
+                    let (inbox, asking) = (self.inbox.clone(), self.resolver.ask(&endpoint));
+                    tokio::spawn(async move {
+                        let outcome = asking.await;
+                        let _ = inbox.send(Message::Resolved(endpoint, outcome)).await;
+                    });
+                }
+                Due::Expired(endpoint) => {
+                    let hold = self.sources.plan.process.resolver_hold;
+                    tracing::error!("{endpoint} could not be resolved for {hold:?}: it stands for nothing any more");
+                    self.sources.names.remove(&endpoint);
+                    self.apply();
+                }
+            }
         }
     }
 
     /// Takes over what a name stands for now; one that cannot be resolved keeps what it stood for.
-    fn resolved(&mut self, endpoint: Endpoint, result: Result<Vec<SocketAddr>, String>) {
-        match result {
-            Ok(addresses) if self.sources.names.get(&endpoint).is_some_and(|old| *old != addresses) => {
-                tracing::info!("{endpoint} is now {addresses:?}");
-                self.sources.names.insert(endpoint, addresses);
-                self.apply();
+    fn resolved(&mut self, endpoint: Endpoint, outcome: Outcome, now: Instant) {
+        let was_failing = self.names.standing(&endpoint).is_some_and(|it| it.why.is_some());
+        if let Err(error) = &outcome
+            && !was_failing
+        {
+            match self.sources.names.get(&endpoint).map_or(0, Vec::len) {
+                0 => tracing::warn!("{endpoint} cannot be resolved now, it stands for no backend: {error}"),
+                kept => tracing::warn!("{endpoint} cannot be resolved now, its last {kept} addresses stay: {error}"),
             }
-            Ok(_) => {}
-            Err(error) => tracing::debug!("{endpoint} cannot be resolved now, its last addresses stay: {error}"),
+        } else if outcome.is_ok() && was_failing {
+            tracing::info!("{endpoint} can be resolved again");
+        }
+        if let Some(targets) = self.names.answered(&endpoint, outcome, now) {
+            let addresses: Vec<SocketAddr> = targets.iter().map(|it| it.address).collect();
+            tracing::info!("{endpoint} is now {addresses:?}");
+            self.sources.names.insert(endpoint, targets);
+            self.apply();
         }
     }
 

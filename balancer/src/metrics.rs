@@ -11,6 +11,8 @@ pub mod haproxy;
 pub mod prometheus;
 pub mod rate;
 
+use crate::backend::requests::RequestCounts;
+
 pub use rate::Rates;
 
 /// Everything, at one moment.
@@ -30,8 +32,27 @@ pub struct Report {
     pub log_dropped: u64,
     /// Reloads.
     pub reloads: Reloads,
+    /// Names that backends are configured by, sorted.
+    pub names: Vec<NameReport>,
     /// Services in the order of the configuration.
     pub services: Vec<ServiceReport>,
+}
+
+/// One name that backends are configured by.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct NameReport {
+    /// As it is written, with its port.
+    pub name: String,
+    /// Addresses it stands for now.
+    pub addresses: usize,
+    /// Seconds since which no name server gives an answer, if none does.
+    pub failing_seconds: Option<u64>,
+    /// Why; empty if all is well.
+    pub why: String,
+    /// Questions that were answered.
+    pub lookups_good: u64,
+    /// Questions that were not.
+    pub lookups_failed: u64,
 }
 
 /// How reloads went.
@@ -52,7 +73,7 @@ pub struct ServiceReport {
     pub name: String,
     /// Addresses it listens on.
     pub listen: Vec<SocketAddr>,
-    /// `tcp` or `udp`.
+    /// `tcp`, `http` or `udp`.
     pub mode: &'static str,
     /// How backends are chosen.
     pub schedule: String,
@@ -92,6 +113,8 @@ pub struct ServiceReport {
     pub bytes_in: u64,
     /// Bytes to clients.
     pub bytes_out: u64,
+    /// What became of requests, in http mode.
+    pub requests: Option<RequestCounts>,
     /// Recent rates.
     pub rates: Rates,
     /// Backends.
@@ -105,7 +128,8 @@ pub struct BackendReport {
     pub address: String,
     /// What was written, if that is a name.
     pub name: Option<String>,
-    /// One word: `up`, `down`, `unknown`, `ejected`, `drain`, `maint`, `removed`.
+    /// One word: `up`, `down`, `unknown`, `ejected`, `drain`, `maint`, `removed`; `unresolved` for a name that stands
+    /// for no address.
     pub state: &'static str,
     /// Why, if it is not simply up.
     pub why: String,
@@ -139,6 +163,8 @@ pub struct BackendReport {
     pub bytes_in: u64,
     /// Bytes it sent.
     pub bytes_out: u64,
+    /// What became of the requests it was sent, in http mode.
+    pub requests: Option<RequestCounts>,
     /// Probes that passed.
     pub probes_passed: u64,
     /// Probes that failed.

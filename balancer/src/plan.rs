@@ -44,6 +44,10 @@ pub struct Process {
     pub log: LogFormat,
     /// Ceiling of concurrent connections over all services; `None` derives it from the file limit. Applied on reload.
     pub maxconn: Option<usize>,
+    /// Name servers that are asked for backends' names; none is those of the system.
+    pub resolver: Vec<SocketAddr>,
+    /// How long the last good answer for a name holds while no name server gives another. Applied on reload.
+    pub resolver_hold: Duration,
 }
 
 /// Where the control socket is.

@@ -1,1 +1,3 @@
-//! Fakes for tests (feature `testing`).
+//! Scripted peers for tests, of this crate and of others.
+
+pub mod name_server;

@@ -242,6 +242,7 @@ impl Node {
             polling: bound.polling,
             doors,
             errands: queue,
+            kafka_brokers: config.router.kafka_brokers.clone(),
             tables: Arc::clone(&tables),
             keystore: Arc::clone(&keystore),
             asks_for_certificates: config.authentication.enable_mutual_tls,

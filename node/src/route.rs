@@ -1,19 +1,24 @@
 //! From a recorded message to the answers of its channel's routes.
 //!
-//! [`Router::send`] carries one message over one route: path, headers and credentials of the route, a pooled connection,
-//! an idle limit. Which routes run, when, and what becomes of their answers is the pipeline's business. Nothing here
+//! [`Router::send`] carries one message over one route: HTTP with the route's path, headers and credentials; Kafka; plain
+//! TCP; MLLP. Connections are pooled, and each has an idle limit. Which routes run, when, and what becomes of their answers is the pipeline's business. Nothing here
 //! writes to the store.
 
 pub mod encoding;
 mod error;
 mod headers;
 mod http;
+mod kafka;
 mod link;
+mod mllp;
 pub mod payload;
 mod pool;
 pub mod response;
+mod router;
+mod socket;
+mod tcp;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ::http::uri::PathAndQuery;
@@ -23,10 +28,12 @@ use bson::oid::ObjectId;
 
 pub use self::error::RouteError;
 pub use self::headers::{RequestHeaders, is_hop_by_hop, stored as stored_headers};
-pub use self::http::{Reply, ReplyBody, Router};
+pub use self::http::{Reply, ReplyBody};
+pub use self::kafka::PrimaryAnswer;
+pub use self::router::Router;
 use crate::clock::Millis;
 use crate::model::transaction::{RequestPart, put_header};
-use crate::tables::RouteEntry;
+use crate::tables::{ChannelEntry, RouteEntry};
 
 /// A recorded message, as every route of its channel gets it.
 #[derive(Debug)]
@@ -41,6 +48,9 @@ pub struct Message {
     pub body: payload::Source,
     /// Time in which a route may be silent.
     pub limit: Duration,
+    pub channel: Arc<ChannelEntry>,
+    /// For routes that tell it to others; set when it is there.
+    pub primary: OnceLock<PrimaryAnswer>,
 }
 
 impl Message {

@@ -3,9 +3,12 @@
 use std::fmt::{Display, Write};
 use std::path::Path;
 
+use anyhow::Context;
 use openhim_balancer::config::Config as BalancerConfig;
 use openhim_balancer::plan::{Plan, Service};
 use openhim_node::config::{self, Loaded, Refused, Sources};
+
+use tokio::runtime::Builder;
 
 use crate::cli::{CheckConfigArgs, Program};
 use crate::failure::Failure;
@@ -34,7 +37,13 @@ fn node(file: &Path) -> Result<(), Failure> {
 }
 
 fn balancer(file: &Path) -> Result<(), Failure> {
-    let checked = BalancerConfig::from_file(file).and_then(|config| config.check());
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start a runtime")?;
+    // As a start would: with the files it names, and its names resolved.
+    let checked = BalancerConfig::from_file(file);
+    let checked = checked.and_then(|config| runtime.block_on(openhim_balancer::control::sources::examine(config)));
     match checked {
         Ok(checked) => super::print((warnings(checked.warnings.iter()) + &services(&checked.plan)).as_bytes()),
         Err(refused) => Err(Failure::Running(anyhow::Error::msg(format!(

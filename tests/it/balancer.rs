@@ -8,6 +8,7 @@ mod journal;
 mod l4;
 mod limits;
 mod messages;
+mod names;
 mod page;
 mod process;
 mod reload;

@@ -1,6 +1,7 @@
 //! Builders for what a test needs around the program: every wait has a deadline, every process ends with the test.
 
 pub(crate) mod backend;
+pub(crate) mod kafka;
 pub(crate) mod netns;
 pub(crate) mod node;
 pub(crate) mod parts;

@@ -66,6 +66,16 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Backend>, Problems> {
     }
 }
 
+/// The line, counted from 1, that names this backend.
+#[must_use]
+pub fn line_of(text: &str, endpoint: &crate::plan::Endpoint) -> Option<usize> {
+    let is_meant = |line: &str| {
+        let content = line.split_once('#').map_or(line, |(before, _)| before);
+        backend(content).is_ok_and(|it| it.endpoint == *endpoint)
+    };
+    text.lines().position(is_meant).map(|index| index + 1)
+}
+
 /// One line; an error comes with the byte offset of the word it is about.
 fn backend(line: &str) -> Result<Backend, (usize, String)> {
     let mut words = words(line);

@@ -146,6 +146,8 @@ fn process(root: &Written, folder: Option<&Path>, found: &mut Found) -> Process 
             }
         }),
         maxconn: it.parsed("maxconn", None, |text| values::number(text, 1..=usize::MAX).map(Some)),
+        resolver: it.list("resolver", values::name_server),
+        resolver_hold: it.parsed("resolver_hold", Duration::from_secs(24 * 3600), values::duration),
     }
 }
 

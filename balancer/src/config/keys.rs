@@ -74,6 +74,20 @@ pub const KEYS: &[Key] = &[
         Process,
     ),
     key(
+        "resolver",
+        "ADDRS",
+        "",
+        "name servers for backends that are names, IP[:PORT]; without it those of /etc/resolv.conf",
+        Process,
+    ),
+    key(
+        "resolver_hold",
+        "TIME",
+        "1d",
+        "what a name stood for last holds so long while no name server gives another answer",
+        Process,
+    ),
+    key(
         "name",
         "NAME",
         "the first listen address",
@@ -91,7 +105,7 @@ pub const KEYS: &[Key] = &[
         "backends",
         "LIST",
         "",
-        "HOST:PORT[@WEIGHT], comma separated, or a list",
+        "HOST:PORT[@WEIGHT], comma separated, or a list; a name is all its addresses, srv:NAME a service record",
         Service,
     ),
     key(

@@ -91,6 +91,13 @@ pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| format!("`{text}` is not an address to listen on; write IP:PORT, for example 0.0.0.0:5000"))
 }
 
+/// A name server: `10.0.0.53`, `10.0.0.53:5353`, `[::1]:53`.
+pub(super) fn name_server(text: &str) -> Result<SocketAddr, String> {
+    text.parse::<SocketAddr>()
+        .or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53)))
+        .map_err(|_| format!("`{text}` is not the address of a name server; write IP or IP:PORT"))
+}
+
 /// A network, or one address of it.
 pub(super) fn network(text: &str) -> Result<IpNet, String> {
     text.parse::<IpNet>()

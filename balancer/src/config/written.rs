@@ -45,6 +45,25 @@ impl Written {
         }
     }
 
+    /// Place and path of the first value that has `text` as one of its words.
+    pub(super) fn find(&self, text: &str, path: String) -> Option<(Place, String)> {
+        match &self.value {
+            Value::Null => None,
+            Value::Scalar(value) => {
+                let mut words = value.split([',', '@', ' ']);
+                words.any(|word| word == text).then(|| (self.place.clone(), path))
+            }
+            Value::List(list) => {
+                let mut items = list.iter().enumerate();
+                items.find_map(|(index, item)| item.find(text, format!("{path}[{index}]")))
+            }
+            Value::Map(entries) => entries.iter().find_map(|entry| {
+                let separator = if path.is_empty() { "" } else { "." };
+                entry.value.find(text, format!("{path}{separator}{}", entry.key))
+            }),
+        }
+    }
+
     pub(super) fn entries(&self) -> &[Entry] {
         match &self.value {
             Value::Map(entries) => entries,

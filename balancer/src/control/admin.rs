@@ -16,7 +16,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, oneshot};
 
-use super::sources::resolve;
 use super::{Inbox, Message, Order};
 use crate::plan::Admin;
 
@@ -213,11 +212,12 @@ async fn carry_out(mut order: Order, inbox: &Inbox) -> Result<String, String> {
         };
     }
     if let Some(name) = order.name().cloned() {
-        let resolved = resolve(&name)
-            .await
-            .map_err(|error| format!("`{name}` cannot be resolved: {error}"))?;
-        if let Order::Ipvs(_, addresses) = &mut order {
-            *addresses = resolved;
+        let (sender, receiver) = oneshot::channel();
+        let _ = inbox.send(Message::Resolve(name.clone(), sender)).await;
+        let outcome = receiver.await.map_err(|_| "the balancer is stopping".to_owned())?;
+        let answer = outcome.map_err(|error| format!("`{name}` cannot be resolved: {error}"))?;
+        if let Order::Ipvs(_, targets) = &mut order {
+            *targets = answer.targets;
         }
     }
     let (sender, receiver) = oneshot::channel();

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Control;
+use super::discover::Target;
 use super::report::Observed;
 use super::sources::Sources;
 use super::state::{Duty, Entry, Member};
@@ -24,7 +25,7 @@ mod shown;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Order {
     /// One of ipvsadm's commands; a server that is a name comes with what it stands for.
-    Ipvs(Command, Vec<SocketAddr>),
+    Ipvs(Command, Vec<Target>),
     /// Rules that `ipvsadm -S -n` printed.
     Restore(Vec<SavedService>),
     /// Give backends something new, or not.
@@ -160,7 +161,7 @@ impl Control {
                 let report = observed.report(self, now);
                 Ok(if json { to_json(&report)? } else { shown::state(&report) })
             }
-            Order::Ipvs(command, addresses) => self.obey_ipvs(command, addresses, observed, now),
+            Order::Ipvs(command, targets) => self.obey_ipvs(command, targets, observed, now),
             Order::Restore(services) => self.restore(&services),
             // It takes time and is done by the task that speaks with the operator.
             Order::Reload => Err("a reload has to be asked for by itself".into()),
@@ -235,9 +236,12 @@ impl Control {
             let Some(member) = entry.members.iter().find(|member| member.address() == *address) else {
                 continue;
             };
+            // As it was written: what a service record says of its tier is not the operator's word.
+            let written = sources.services().into_iter().find(|it| it.name == *service);
+            let written = written.and_then(|it| it.backends.into_iter().find(|it| it.endpoint == member.spec.endpoint));
             let edited = Backend {
                 weight,
-                ..member.spec.clone()
+                ..written.unwrap_or_else(|| member.spec.clone())
             };
             sources.edit_backend(service, &member.spec.endpoint, Some(edited));
         }
@@ -248,7 +252,7 @@ impl Control {
     fn obey_ipvs(
         &mut self,
         command: Command,
-        addresses: Vec<SocketAddr>,
+        targets: Vec<Target>,
         observed: &mut Observed,
         now: Instant,
     ) -> Result<String, String> {
@@ -290,8 +294,8 @@ impl Control {
                 if service.backends.iter().any(|it| it.endpoint == endpoint) {
                     return Err(format!("{endpoint} is there already"));
                 }
-                if !addresses.is_empty() {
-                    sources.names.insert(endpoint.clone(), addresses);
+                if !targets.is_empty() {
+                    sources.names.insert(endpoint.clone(), targets);
                 }
                 sources.edit_backend(
                     &service.name,

@@ -18,6 +18,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::discover::Target;
 use super::edits::Edits;
 use super::ports::Want;
 use super::state::Duty;
@@ -69,7 +70,7 @@ pub struct Known {
     /// What an operator changed.
     pub edits: Edits,
     /// What names stood for.
-    pub names: Vec<(Endpoint, Vec<SocketAddr>)>,
+    pub names: Vec<(Endpoint, Vec<Target>)>,
 }
 
 /// What is known of one backend.

@@ -1,6 +1,5 @@
 //! From a configuration to a control task that runs: first everything is had, then anything begins.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -10,8 +9,10 @@ use std::time::{Instant, SystemTime};
 use tokio::sync::{mpsc, watch};
 
 use super::admin::AdminSocket;
+use super::discover::Names;
+use super::discover::lookup::NameServers;
 use super::inherit::{Inherited, KnownBackend};
-use super::sources::{self, Sources};
+use super::sources::{self, Known, Sources};
 use super::state::State;
 use super::{Control, Inbox, Message, Page, Ports, ports};
 use crate::backend::connect::Report as Failed;
@@ -44,7 +45,8 @@ impl Launch {
     /// # Errors
     /// See [`StartError`]; nothing is left behind then.
     pub async fn prepare(config: Config) -> Result<Self, StartError> {
-        let (mut sources, warnings) = sources::load(config, &HashMap::new())
+        let asked = config.check().map_err(StartError::Config)?.plan.process.resolver;
+        let (mut sources, warnings) = sources::load(config, &Known::new(), &NameServers::new(asked))
             .await
             .map_err(StartError::Config)?;
         for warning in warnings.iter() {
@@ -122,6 +124,8 @@ impl Launch {
         }
         let mut control = Control {
             state: State::new(reports),
+            names: Names::new(self.sources.plan.process.resolver_hold),
+            resolver: Arc::new(NameServers::new(self.sources.plan.process.resolver.clone())),
             sources: self.sources,
             threads,
             ports: Ports::default(),

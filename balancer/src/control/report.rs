@@ -1,6 +1,7 @@
 //! From the state to what an operator sees.
 
 use std::collections::HashMap;
+use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,7 +11,7 @@ use super::state::{Duty, Entry, Member};
 use crate::config::Problems;
 use crate::health::Health;
 use crate::metrics::rate::Meter;
-use crate::metrics::{BackendReport, Rates, Reloads, Report, ServiceReport};
+use crate::metrics::{BackendReport, NameReport, Rates, Reloads, Report, ServiceReport};
 use crate::plan::{CheckKind, Endpoint, Mode};
 
 /// A service, or one backend of it.
@@ -122,6 +123,7 @@ impl Observed {
                 .map(|it| it.dropped())
                 .sum(),
             reloads: self.reloads.clone(),
+            names: control.name_reports(now),
             services: control
                 .state
                 .services()
@@ -166,18 +168,31 @@ impl Observed {
             dropped_datagrams: counters.dropped_datagrams.get(),
             bytes_in: counters.bytes_to_backend.get(),
             bytes_out: counters.bytes_to_client.get(),
+            requests: (service.mode == Mode::Http).then(|| counters.requests.counts()),
             rates: self.rates(&service.name, None),
             backends: entry
                 .members
                 .iter()
-                .map(|member| self.backend(entry, member, now))
+                .map(|member| self.backend(control, entry, member, now))
+                .chain(
+                    control
+                        .unresolved(&service.name)
+                        .map(|(name, why)| unresolved(name, why)),
+                )
                 .collect(),
         }
     }
 
-    fn backend(&self, entry: &Entry, member: &Member, now: Instant) -> BackendReport {
+    fn backend(&self, control: &Control, entry: &Entry, member: &Member, now: Instant) -> BackendReport {
         let state = &member.state;
-        let (word, why) = describe(entry, member);
+        let (word, mut why) = describe(entry, member);
+        let standing = control.names.standing(&member.spec.endpoint);
+        if let Some(error) = standing.and_then(|it| it.why.as_ref())
+            && member.leaves_by.is_none()
+        {
+            let before = if why.is_empty() { "" } else { "; " };
+            let _ = write!(why, "{before}last known address of {}: {error}", member.spec.endpoint);
+        }
         let snapshot = entry.shared.live.load();
         let mut candidates = snapshot.candidates();
         #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
@@ -205,11 +220,56 @@ impl Observed {
             connect_seconds,
             bytes_in: state.bytes_to_backend.get(),
             bytes_out: state.bytes_to_client.get(),
+            requests: (entry.service.mode == Mode::Http).then(|| state.requests.counts()),
             probes_passed: member.probes.0,
             probes_failed: member.probes.1,
             last_probe_ms: member.last_probe.map(|took| took.as_secs_f64() * 1000.0),
             rates: self.rates(&entry.service.name, Some(state.address)),
         }
+    }
+}
+
+impl Control {
+    /// Names of a service that stand for nothing, and why.
+    pub(super) fn unresolved(&self, service: &str) -> impl Iterator<Item = (&Endpoint, String)> {
+        let wished = self.state.service(service).map(|entry| entry.names.as_slice());
+        let names = wished.unwrap_or_default().iter();
+        let lost = names.filter(|name| self.sources.names.get(name).is_none_or(Vec::is_empty));
+        lost.map(|name| {
+            let why = self.names.standing(name).and_then(|it| it.why.as_ref());
+            (
+                name,
+                why.map_or_else(|| "not asked yet".to_owned(), ToString::to_string),
+            )
+        })
+    }
+
+    fn name_reports(&self, now: Instant) -> Vec<NameReport> {
+        let mut endpoints: Vec<Endpoint> = self.sources.endpoints().into_iter().collect();
+        endpoints.sort_unstable();
+        let report = |endpoint: Endpoint| {
+            let standing = self.names.standing(&endpoint).cloned().unwrap_or_default();
+            NameReport {
+                name: endpoint.to_string(),
+                addresses: self.sources.names.get(&endpoint).map_or(0, Vec::len),
+                failing_seconds: standing.failing_since.map(|since| (now - since).as_secs()),
+                why: standing.why.map(|why| why.to_string()).unwrap_or_default(),
+                lookups_good: standing.good,
+                lookups_failed: standing.failed,
+            }
+        };
+        endpoints.into_iter().map(report).collect()
+    }
+}
+
+/// A name without an address, where a backend should be.
+fn unresolved(name: &Endpoint, why: String) -> BackendReport {
+    BackendReport {
+        address: name.to_string(),
+        name: Some(name.to_string()),
+        state: "unresolved",
+        why: format!("it stands for no address: {why}"),
+        ..BackendReport::default()
     }
 }
 

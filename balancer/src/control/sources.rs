@@ -4,13 +4,14 @@
 //! that a file that is being written, or a name server that is away, changes nothing.
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::discover::lookup::NameServers;
+use super::discover::{LookupError, Outcome, Resolver, Target};
 use super::edits::Edits;
 use super::state::Wish;
-use crate::config::{Config, Place, Problem, Problems, backends};
+use crate::config::{Checked, Config, Place, Problem, Problems, backends};
 use crate::plan::{Backend, Endpoint, Plan, Service};
 
 /// Everything that says what should be.
@@ -25,15 +26,32 @@ pub struct Sources {
     /// What an operator changed.
     pub edits: Edits,
     /// What names stood for last, when they could be resolved.
-    pub names: HashMap<Endpoint, Vec<SocketAddr>>,
+    pub names: Known,
 }
 
-/// Reads and resolves everything. A name that cannot be resolved now stands for what it stood for in `known`.
+/// What names stand for, as far as that is known.
+pub type Known = HashMap<Endpoint, Vec<Target>>;
+
+/// Reads and resolves everything, as a start would, and says what it found.
+///
+/// # Errors
+/// All problems of all files and names.
+pub async fn examine(config: Config) -> Result<Checked, Problems> {
+    let servers = NameServers::new(config.check()?.plan.process.resolver);
+    let (sources, warnings) = load(config, &Known::new(), &servers).await?;
+    Ok(Checked {
+        plan: sources.plan,
+        warnings,
+    })
+}
+
+/// Reads and resolves everything. A name that cannot be resolved now stands for what it stood for in `known`; a name of
+/// which nothing is known and nobody can say now is a warning, and one that does not exist a problem.
 ///
 /// # Errors
 /// All problems of all files and names; nothing has changed then.
-pub async fn load(config: Config, known: &HashMap<Endpoint, Vec<SocketAddr>>) -> Result<(Sources, Problems), Problems> {
-    let checked = config.check()?;
+pub async fn load(config: Config, known: &Known, resolver: &dyn Resolver) -> Result<(Sources, Problems), Problems> {
+    let mut checked = config.check()?;
     let mut sources = Sources {
         config,
         plan: checked.plan,
@@ -51,17 +69,22 @@ pub async fn load(config: Config, known: &HashMap<Endpoint, Vec<SocketAddr>>) ->
             Err(found) => problems.extend(found.0),
         }
     }
-    for endpoint in sources.endpoints() {
-        let resolved = resolve(&endpoint).await;
-        match resolved.or_else(|error| known.get(&endpoint).cloned().ok_or(error)) {
-            Ok(addresses) => {
-                sources.names.insert(endpoint, addresses);
+    for (endpoint, outcome) in resolve(sources.endpoints(), resolver).await {
+        let error = match (outcome, known.get(&endpoint)) {
+            (Ok(answer), _) => {
+                sources.names.insert(endpoint, answer.targets);
+                continue;
             }
-            Err(text) => problems.push(Problem {
-                place: Place::Default,
-                path: "backends".into(),
-                text: format!("`{endpoint}` cannot be resolved: {text}"),
-            }),
+            (Err(_), Some(targets)) => {
+                sources.names.insert(endpoint, targets.clone());
+                continue;
+            }
+            (Err(error), None) => error,
+        };
+        if error.is_denial() {
+            problems.push(sources.unresolvable(&endpoint, &error));
+        } else {
+            checked.warnings.0.push(sources.unresolved(&endpoint, &error));
         }
     }
     if problems.is_empty() {
@@ -91,25 +114,53 @@ pub fn read_backends(path: &Path) -> Result<Vec<Backend>, Problems> {
     backends::parse(&text, path)
 }
 
-/// Asks the system's resolver.
-///
-/// # Errors
-/// No such name, or nobody who could say.
-pub async fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, String> {
-    let addresses: HashSet<SocketAddr> = match endpoint {
-        Endpoint::Address(address) => [*address].into(),
-        Endpoint::Name(name, port) => tokio::net::lookup_host((&**name, *port))
-            .await
-            .map_err(|error| error.to_string())?
-            .collect(),
-        Endpoint::Srv(_) => return Err("service records are not available".into()),
-    };
-    let mut addresses: Vec<SocketAddr> = addresses.into_iter().collect();
-    addresses.sort_unstable();
-    Ok(addresses)
+/// Asks for all of them at the same time.
+async fn resolve(endpoints: HashSet<Endpoint>, resolver: &dyn Resolver) -> Vec<(Endpoint, Outcome)> {
+    let asking = endpoints.into_iter().map(|endpoint| async move {
+        let outcome = resolver.ask(&endpoint).await;
+        (endpoint, outcome)
+    });
+    futures_util::future::join_all(asking).await
 }
 
 impl Sources {
+    fn unresolvable(&self, endpoint: &Endpoint, error: &LookupError) -> Problem {
+        let (place, path) = self.place_of(endpoint);
+        Problem {
+            place,
+            path,
+            text: format!("`{endpoint}` cannot be resolved: {error}; correct the name, or write the address"),
+        }
+    }
+
+    fn unresolved(&self, endpoint: &Endpoint, error: &LookupError) -> Problem {
+        let (place, path) = self.place_of(endpoint);
+        Problem {
+            place,
+            path,
+            text: format!(
+                "`{endpoint}` cannot be resolved now: {error}; its service does without it until a name server answers"
+            ),
+        }
+    }
+
+    /// Where a backend is written.
+    fn place_of(&self, endpoint: &Endpoint) -> (Place, String) {
+        if let Some(found) = self.config.place_of(&endpoint.to_string()) {
+            return found;
+        }
+        let files = self.plan.services.iter().filter_map(|it| it.backends_file.as_ref());
+        let mut found = files.filter_map(|file| {
+            let line = backends::line_of(&std::fs::read_to_string(file).ok()?, endpoint)?;
+            Some(Place::File {
+                file: file.as_path().into(),
+                line,
+                column: 1,
+            })
+        });
+        (found.next().unwrap_or(Place::Default), String::new())
+    }
+
     /// The names to be resolved.
     #[must_use]
     pub fn endpoints(&self) -> HashSet<Endpoint> {
@@ -118,14 +169,6 @@ impl Sources {
             .map(|it| it.endpoint)
             .filter(|it| !matches!(it, Endpoint::Address(_)))
             .collect()
-    }
-
-    /// True if a name has not been resolved yet.
-    #[must_use]
-    pub fn has_unresolved(&self) -> bool {
-        self.endpoints()
-            .iter()
-            .any(|endpoint| !self.names.contains_key(endpoint))
     }
 
     /// The files that say something: the configuration and the backends files.
@@ -183,7 +226,7 @@ impl Sources {
     }
 
     /// Takes over edits that were made before, and what names stood for.
-    pub fn inherit(&mut self, mut edits: Edits, names: impl IntoIterator<Item = (Endpoint, Vec<SocketAddr>)>) {
+    pub fn inherit(&mut self, mut edits: Edits, names: impl IntoIterator<Item = (Endpoint, Vec<Target>)>) {
         edits.prune(&self.plan.services, |service| self.configured(service));
         self.edits = edits;
         // Names that an operator added are still known by what they stood for.
@@ -200,22 +243,22 @@ impl Sources {
     pub fn wishes(&self) -> Vec<Wish> {
         let wish = |mut service: Service| {
             let mut seen = HashSet::new();
-            let mut list = Vec::new();
+            let (mut list, mut names) = (Vec::new(), Vec::new());
             for backend in std::mem::take(&mut service.backends) {
-                let addresses = match &backend.endpoint {
-                    Endpoint::Address(address) => std::slice::from_ref(address),
-                    name => self.names.get(name).map_or(&[][..], Vec::as_slice),
+                let targets = match &backend.endpoint {
+                    Endpoint::Address(address) => vec![Target::new(*address)],
+                    name => {
+                        names.push(name.clone());
+                        self.names.get(name).cloned().unwrap_or_default()
+                    }
                 };
-                list.extend(
-                    addresses
-                        .iter()
-                        .filter(|it| seen.insert(**it))
-                        .map(|it| (*it, backend.clone())),
-                );
+                let new = targets.into_iter().filter(|it| seen.insert(it.address));
+                list.extend(new.map(|it| (it.address, it.backend(&backend))));
             }
             Wish {
                 service: Arc::new(service),
                 backends: list,
+                names,
             }
         };
         self.services().into_iter().map(wish).collect()

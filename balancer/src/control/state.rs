@@ -15,7 +15,7 @@ use crate::backend::connect::{Report, Reports};
 use crate::health::passive::Ejection;
 use crate::health::{Change, Failure, Health, HealthMachine};
 use crate::l4::sessions::Why;
-use crate::plan::{Backend, Check, CheckKind, OnDown, Service};
+use crate::plan::{Backend, Check, CheckKind, Endpoint, OnDown, Service};
 use crate::service::ServiceState;
 use crate::snapshot::{Pool, Snapshot};
 
@@ -25,6 +25,8 @@ mod tests;
 
 /// Removed backends whose counters are kept, for the case that they return.
 const REMEMBERED: usize = 256;
+/// What connections are left to a backend whose name stands for others now: as long as they like.
+const UNHURRIED: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// How often shares are adjusted while a backend starts slowly.
 const SLOW_START_STEP: Duration = Duration::from_millis(500);
 
@@ -35,6 +37,9 @@ pub struct Wish {
     pub service: Arc<Service>,
     /// Backends, no address twice.
     pub backends: Vec<(SocketAddr, Backend)>,
+    /// Names that are configured. An address that one of them stands for no more gets nothing new, and keeps its
+    /// connections: nobody took it out of service.
+    pub names: Vec<Endpoint>,
 }
 
 /// Something for the control task to carry out.
@@ -104,6 +109,8 @@ pub struct Entry {
     pub shared: Arc<ServiceState>,
     /// Its backends, in the order they were written; those on their way out at the end.
     pub members: Vec<Member>,
+    /// Names among what its backends were written as.
+    pub names: Vec<Endpoint>,
     /// True while failing backends get traffic because too few are healthy.
     pub is_panicking: bool,
     /// True once it was removed and only drains.
@@ -197,7 +204,7 @@ impl State {
         for entry in &mut self.services {
             if wishes.iter().all(|wish| wish.service.name != entry.service.name) {
                 entry.is_leaving = true;
-                entry.update_members(&[], now, &mut self.next_ticket);
+                entry.update_members(&[], Vec::new(), now, &mut self.next_ticket);
                 entry.publish(now);
             }
         }
@@ -216,7 +223,7 @@ impl State {
             };
             entry.is_leaving = false;
             entry.change_policies(wish.service, now);
-            entry.update_members(&wish.backends, now, &mut self.next_ticket);
+            entry.update_members(&wish.backends, wish.names, now, &mut self.next_ticket);
             entry.publish(now);
         }
         self.give_groups();
@@ -378,6 +385,7 @@ impl Entry {
             service: Arc::clone(service),
             shared: Arc::new(ServiceState::new(snapshot, reports)),
             members: Vec::new(),
+            names: Vec::new(),
             is_panicking: false,
             is_leaving: false,
             remembered: Vec::new(),
@@ -401,8 +409,15 @@ impl Entry {
     }
 
     /// Adds, changes and removes backends until they are as wished.
-    fn update_members(&mut self, wished: &[(SocketAddr, Backend)], now: Instant, next_ticket: &mut u64) {
+    fn update_members(
+        &mut self,
+        wished: &[(SocketAddr, Backend)],
+        names: Vec<Endpoint>,
+        now: Instant,
+        next_ticket: &mut u64,
+    ) {
         let is_first = self.members.is_empty() && self.version == 0;
+        self.names = names;
         let mut old = std::mem::take(&mut self.members);
         for (address, spec) in wished {
             let member = match old.iter().position(|member| member.address() == *address) {
@@ -422,11 +437,17 @@ impl Entry {
             self.members.push(member);
         }
         for mut member in old {
-            let deadline = now + self.service.timeouts.drain;
+            let is_renamed = self.names.contains(&member.spec.endpoint);
+            let deadline = if is_renamed {
+                now + UNHURRIED
+            } else {
+                now + self.service.timeouts.drain
+            };
             if !member.is_leaving() {
                 tracing::info!(service = %self.service.name, backend = %member.address(), "Backend {} removed", member.address());
             }
-            member.leaves_by.get_or_insert(deadline);
+            // Taken out of the configuration later, it drains from then on.
+            member.leaves_by = Some(member.leaves_by.map_or(deadline, |before| before.min(deadline)));
             self.members.push(member);
         }
     }

@@ -19,6 +19,8 @@ pub struct Service {
     /// A second, of late.
     pub rates: Numbers,
     pub servers: Vec<Server>,
+    /// Servers that are names which stand for nothing.
+    pub unresolved: Vec<String>,
 }
 
 /// A server to be shown.
@@ -171,6 +173,11 @@ fn write_service(shown: &Service, listing: &Listing, out: &mut String) -> fmt::R
                     "Proxy"
                 )?;
             }
+        }
+    }
+    if listing.table == Table::Servers {
+        for name in &shown.unresolved {
+            writeln!(out, "  -> {name:<28} {:<7} {:<6} {:<10} {:<10}", "Unknown", 0, 0, 0)?;
         }
     }
     Ok(())

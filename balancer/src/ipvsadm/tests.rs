@@ -400,6 +400,7 @@ fn shown() -> Vec<Service> {
             persistence: Some(Duration::from_secs(300)),
             totals: numbers(110, 99_999_999, 100_000_000),
             rates: numbers(6, 8000, 10_000_000),
+            unresolved: Vec::new(),
             servers: vec![node("10.0.0.12:5000", 1, 11), node("10.0.0.2:5000", 100, 0)],
         },
         Service {
@@ -411,6 +412,7 @@ fn shown() -> Vec<Service> {
             persistence: None,
             totals: Numbers::default(),
             rates: Numbers::default(),
+            unresolved: Vec::new(),
             servers: vec![Server {
                 upper: 100,
                 lower: 80,
@@ -573,6 +575,7 @@ fn any_service() -> impl Strategy<Value = Service> {
             persistence: persistence.map(Duration::from_secs),
             totals: Numbers::default(),
             rates: Numbers::default(),
+            unresolved: Vec::new(),
             servers: servers
                 .into_iter()
                 .map(|(address, server)| Server { address, ..server })

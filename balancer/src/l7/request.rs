@@ -159,9 +159,7 @@ impl<C: Peer + Send> Conversation<C> {
                 Ok(chosen) => chosen,
                 Err(refusal) => break no_backend(refusal),
             };
-            if self.door.own.service.waiting.count() > 0 || !is_first {
-                record.queue += begun.elapsed();
-            }
+            record.queue += begun.elapsed();
             let state = Arc::clone(chosen.pick.state());
             record.backend = Some(state.address);
             // After one vain attempt no connection is trusted that may have met the same fate.

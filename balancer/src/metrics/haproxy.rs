@@ -3,6 +3,7 @@
 //! The columns stand where HAProxy's manual (9.1) has them; one that means nothing here is empty, as HAProxy does it.
 
 use super::{BackendReport, Report, ServiceReport};
+use crate::backend::requests::RequestCounts;
 
 /// Columns of HAProxy 2.0 and later, up to the last that is filled here.
 const COLUMNS: &str = "pxname,svname,qcur,qmax,scur,smax,slim,stot,bin,bout,dreq,dresp,ereq,econ,eresp,wretr,wredis,\
@@ -75,6 +76,26 @@ fn frontend(service: &ServiceReport, id: &str) -> Row {
         ("rate", rate(service.rates.connections)),
         ("mode", service.mode.into()),
     ]
+    .into_iter()
+    .chain(requests(service.requests.as_ref()))
+    .collect()
+}
+
+/// The columns about requests.
+fn requests(counts: Option<&RequestCounts>) -> Row {
+    let Some(counts) = counts else { return Row::new() };
+    let [other, hundreds @ ..] = counts.classes;
+    let names = ["hrsp_1xx", "hrsp_2xx", "hrsp_3xx", "hrsp_4xx", "hrsp_5xx"];
+    let mean_millis = counts.micros.checked_div(counts.total()).unwrap_or(0) / 1000;
+    let mut row: Row = names.into_iter().zip(hundreds.map(count)).collect();
+    row.extend([
+        ("hrsp_other", count(other)),
+        ("req_tot", count(counts.total())),
+        ("cli_abrt", count(counts.client_gone)),
+        ("wretr", count(counts.retried)),
+        ("ttime", count(mean_millis)),
+    ]);
+    row
 }
 
 fn server(service: &ServiceReport, backend: &BackendReport, id: &str, number: usize) -> Row {
@@ -126,6 +147,9 @@ fn server(service: &ServiceReport, backend: &BackendReport, id: &str, number: us
         ("addr", backend.address.clone()),
         ("mode", service.mode.into()),
     ]
+    .into_iter()
+    .chain(requests(backend.requests.as_ref()))
+    .collect()
 }
 
 fn summary(service: &ServiceReport, id: &str) -> Row {
@@ -174,6 +198,9 @@ fn summary(service: &ServiceReport, id: &str) -> Row {
         ("mode", service.mode.into()),
         ("algo", service.schedule.clone()),
     ]
+    .into_iter()
+    .chain(requests(service.requests.as_ref()))
+    .collect()
 }
 
 /// HAProxy's words.
@@ -207,6 +234,11 @@ mod tests {
             mode: "tcp",
             schedule: "rr".into(),
             accepted: 20,
+            requests: Some(RequestCounts {
+                classes: [1, 0, 7, 0, 2, 0],
+                micros: 50_000,
+                ..Default::default()
+            }),
             backends: vec![backend("10.0.0.2:5000", "up"), backend("10.0.0.3:5000", "down")],
             ..Default::default()
         };
@@ -260,6 +292,9 @@ mod tests {
             (cell(&rows[0], "stot"), cell(&rows[3], "stot"), cell(&rows[1], "ctime")),
             ("20", "20", "2")
         );
+        let of_requests = ["hrsp_2xx", "hrsp_4xx", "hrsp_other", "req_tot", "ttime"];
+        assert_eq!(of_requests.map(|name| cell(&rows[0], name)), ["7", "2", "1", "10", "5"]);
+        assert_eq!(of_requests.map(|name| cell(&rows[1], name)), [""; 5]);
         assert_eq!(
             (
                 cell(&rows[3], "act"),

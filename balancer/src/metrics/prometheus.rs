@@ -2,12 +2,14 @@
 
 use std::fmt::{Display, Write};
 
-use super::{BackendReport, Report, ServiceReport};
+use super::{BackendReport, NameReport, Report, ServiceReport};
+use crate::backend::requests::{BOUNDS, RequestCounts};
 
 /// Media type of [`render`]'s text.
 pub const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 type OfService = (&'static str, &'static str, &'static str, fn(&ServiceReport) -> f64);
+type OfName = (&'static str, &'static str, &'static str, fn(&NameReport) -> f64);
 type OfBackend = (&'static str, &'static str, &'static str, fn(&BackendReport) -> f64);
 
 /// Name, kind, help, value.
@@ -173,6 +175,33 @@ const BACKEND: &[OfBackend] = &[
     ),
 ];
 
+const NAME: &[OfName] = &[
+    (
+        "name_addresses",
+        "gauge",
+        "Addresses that the name of a backend stands for.",
+        |it| num(it.addresses as u64),
+    ),
+    (
+        "name_resolved",
+        "gauge",
+        "1 while name servers give an answer for the name; without one the last good answer holds for resolver_hold.",
+        |it| flag(it.failing_seconds.is_none()),
+    ),
+    (
+        "name_lookups_total",
+        "counter",
+        "Questions to name servers that were answered.",
+        |it| num(it.lookups_good),
+    ),
+    (
+        "name_lookups_failed_total",
+        "counter",
+        "Questions to name servers that were denied, failed or not answered.",
+        |it| num(it.lookups_failed),
+    ),
+];
+
 fn num(value: u64) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "Prometheus knows only floating point numbers")]
     let value = value as f64;
@@ -236,6 +265,12 @@ pub fn render(report: &Report) -> String {
         &[("result", "failure")],
         num(report.reloads.bad),
     );
+    for (name, kind, help, value) in NAME {
+        out.head(name, kind, help);
+        for report in &report.names {
+            out.line(name, &[("name", &report.name)], value(report));
+        }
+    }
     for (name, kind, help, value) in SERVICE {
         out.head(name, kind, help);
         for service in &report.services {
@@ -252,6 +287,7 @@ pub fn render(report: &Report) -> String {
             );
         }
     }
+    requests(&mut out, report);
     out.head("backend_state", "gauge", "1 for the state the backend is in.");
     for (service, backend) in backends(report) {
         let labels = [
@@ -262,6 +298,65 @@ pub fn render(report: &Report) -> String {
         out.line("backend_state", &labels, 1.0);
     }
     out.0
+}
+
+/// Classes of statuses; the first is for those who got no answer.
+const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// What became of requests: of each service, then of each backend.
+fn requests(out: &mut Out, report: &Report) {
+    type Of<'r> = (Vec<(&'static str, &'r str)>, &'r RequestCounts);
+    let of_services: Vec<Of<'_>> = report
+        .services
+        .iter()
+        .filter_map(|it| Some((vec![("service", &*it.name)], it.requests.as_ref()?)))
+        .collect();
+    let of_backends: Vec<Of<'_>> = backends(report)
+        .filter_map(|(service, it)| {
+            let labels = vec![("service", &*service.name), ("backend", &*it.address)];
+            Some((labels, it.requests.as_ref()?))
+        })
+        .collect();
+    for (name, help, value) in [
+        (
+            "requests_retried_total",
+            "Requests sent again after an attempt that came to nothing.",
+            (|it| it.retried) as fn(&RequestCounts) -> u64,
+        ),
+        (
+            "requests_client_gone_total",
+            "Requests given up because the client was gone.",
+            |it| it.client_gone,
+        ),
+        ("requests_limited_total", "Requests answered with 429.", |it| it.limited),
+    ] {
+        out.head(name, "counter", help);
+        for (labels, counts) in &of_services {
+            out.line(name, labels, value(counts));
+        }
+    }
+    for (prefix, all) in [("", of_services), ("backend_", of_backends)] {
+        let name = format!("{prefix}requests_total");
+        out.head(&name, "counter", "Requests by class of their status.");
+        for (labels, counts) in &all {
+            for (class, count) in CLASSES.into_iter().zip(counts.classes) {
+                out.line(&name, &with(labels, "class", class), count);
+            }
+        }
+        let name = format!("{prefix}request_duration_seconds");
+        out.head(
+            &name,
+            "histogram",
+            "From the whole head of a request to the end of its answer.",
+        );
+        for (labels, counts) in &all {
+            out.histogram(&name, labels, counts);
+        }
+    }
+}
+
+fn with<'l>(labels: &[(&'l str, &'l str)], name: &'l str, value: &'l str) -> Vec<(&'l str, &'l str)> {
+    labels.iter().copied().chain([(name, value)]).collect()
 }
 
 fn backends(report: &Report) -> impl Iterator<Item = (&ServiceReport, &BackendReport)> {
@@ -280,6 +375,20 @@ impl Out {
             self.0,
             "# HELP openhim_balancer_{name} {help}\n# TYPE openhim_balancer_{name} {kind}"
         );
+    }
+
+    fn histogram(&mut self, name: &str, labels: &[(&str, &str)], counts: &RequestCounts) {
+        let mut so_far = 0;
+        let bucket = format!("{name}_bucket");
+        for (index, count) in counts.buckets.iter().enumerate() {
+            so_far += count;
+            let bound = BOUNDS
+                .get(index)
+                .map_or("+Inf".to_owned(), |it| (num(*it) / 1e6).to_string());
+            self.line(&bucket, &with(labels, "le", &bound), so_far);
+        }
+        self.line(&format!("{name}_sum"), labels, num(counts.micros) / 1e6);
+        self.line(&format!("{name}_count"), labels, so_far);
     }
 
     fn line(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
@@ -352,6 +461,35 @@ mod tests {
         heads.sort_unstable();
         heads.dedup();
         assert_eq!(heads.len(), count);
+    }
+
+    #[test]
+    fn durations_of_requests_are_a_histogram() {
+        let mut report = report();
+        let mut counts = RequestCounts {
+            micros: 1_500_000,
+            ..Default::default()
+        };
+        (counts.classes[2], counts.buckets[1], counts.buckets[14]) = (3, 2, 1);
+        report.services[0].backends[0].requests = Some(counts);
+
+        let text = render(&report);
+
+        let labels = "{service=\"a\\\"b\",backend=\"10.0.0.2:5000\"";
+        for line in [
+            format!("requests_total{labels},class=\"2xx\"}} 3\n"),
+            format!("request_duration_seconds_bucket{labels},le=\"0.0005\"}} 0\n"),
+            format!("request_duration_seconds_bucket{labels},le=\"0.001\"}} 2\n"),
+            format!("request_duration_seconds_bucket{labels},le=\"10\"}} 2\n"),
+            format!("request_duration_seconds_bucket{labels},le=\"+Inf\"}} 3\n"),
+            format!("request_duration_seconds_sum{labels}}} 1.5\n"),
+            format!("request_duration_seconds_count{labels}}} 3\n"),
+        ] {
+            assert!(
+                text.contains(&format!("openhim_balancer_backend_{line}")),
+                "{line}: {text}"
+            );
+        }
     }
 
     #[test]

@@ -42,6 +42,7 @@ pub(super) struct Parts {
     pub(super) polling: Option<Bound>,
     pub(super) doors: watch::Receiver<Doors>,
     pub(super) errands: ErrandQueue,
+    pub(super) kafka_brokers: String,
     pub(super) tables: Arc<Keeper>,
     pub(super) keystore: Arc<LiveKeystore>,
     /// Clients over TLS are asked for a certificate.
@@ -275,7 +276,7 @@ fn serve(
 
 /// Starts everything that runs on an instance.
 fn accept(parts: &Arc<Parts>, at: usize, stop: &CancellationToken, tracker: &TaskTracker) -> io::Result<()> {
-    let router = Router::new(Arc::clone(&parts.keystore));
+    let router = Router::new(Arc::clone(&parts.keystore), &parts.kafka_brokers);
     tokio::spawn(router.clone().sweep(stop.clone()));
     let pipeline = Arc::new(Pipeline {
         tables: Arc::clone(&parts.tables),

@@ -280,7 +280,11 @@ pub enum RouteKind {
     #[default]
     Http,
     Kafka,
-    /// Not one of OpenHIM's; such a route fails.
+    /// The body over a connection of its own.
+    Tcp,
+    /// HL7 version 2 in frames.
+    Mllp,
+    /// None that is known; such a route fails.
     Unknown,
 }
 
@@ -293,6 +297,8 @@ impl Route {
             kind: match text("type").as_deref() {
                 None | Some("http") => RouteKind::Http,
                 Some("kafka") => RouteKind::Kafka,
+                Some("tcp") => RouteKind::Tcp,
+                Some("mllp") => RouteKind::Mllp,
                 Some(_) => RouteKind::Unknown,
             },
             is_enabled: status(fields) == ChannelStatus::Enabled,

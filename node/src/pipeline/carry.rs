@@ -10,7 +10,7 @@ mod rewriting;
 mod secondary;
 mod stored;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bson::DateTime;
 use bson::oid::ObjectId;
@@ -27,9 +27,10 @@ use super::{Admitted, Entrance, Pipeline, Rejection};
 use crate::clock::Millis;
 use crate::events::{End, Subject};
 use crate::metrics::prometheus::Labels;
+use crate::model::channel::RouteKind;
 use crate::model::transaction::{self, ErrorPart, Opening, Outcome, RequestPart, ResponsePart, Status};
 use crate::record::{Closing, Ticket};
-use crate::route::{Message, stored_headers};
+use crate::route::{Message, PrimaryAnswer, stored_headers};
 use crate::tables::{ChannelEntry, RouteEntry};
 
 /// Where the client's answer goes.
@@ -175,6 +176,8 @@ impl Pipeline {
                 .channel
                 .timeout
                 .map_or(self.settings.route_timeout, std::time::Duration::from_millis),
+            channel: Arc::clone(&channel),
+            primary: OnceLock::new(),
         };
         Ok(Carrier {
             pipeline: self,
@@ -235,6 +238,7 @@ impl Carrier {
             mut held,
         } = yielded;
         if !(running.is_empty() && plan.after.is_empty()) {
+            self.tell(&plan.after, answer.as_ref());
             // The client has its answer; what it was is stored while the others are still running.
             if let Some(answer) = answer.take() {
                 self.ticket.answered(answer, std::mem::take(&mut events)).await;
@@ -312,6 +316,16 @@ impl Carrier {
             running.spawn(secondary::run(router, Arc::clone(&self.message), route, limits, clock));
         }
         running
+    }
+
+    /// Has routes that wait know the primary's answer, if one of them passes it on.
+    fn tell(&self, waiting: &[Arc<RouteEntry>], answer: Option<&transaction::Answer>) {
+        if waiting.iter().any(|route| route.route.kind == RouteKind::Kafka)
+            && let Some(answer) = answer
+        {
+            // Empty until now: a message has one primary.
+            let _ = self.message.primary.set(PrimaryAnswer::new(&answer.response));
+        }
     }
 
     /// Records secondary routes as they end.

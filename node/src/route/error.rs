@@ -38,6 +38,8 @@ pub enum RouteError {
     Garbled(String),
     #[error("{0}")]
     Mediator(String),
+    #[error("{0}")]
+    Kafka(String),
     /// The client did not send what it had announced.
     #[error("request aborted")]
     Request,

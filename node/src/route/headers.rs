@@ -129,6 +129,19 @@ impl RequestHeaders {
         self.document(|name| self.goes_to(route, name) && *name != header::HOST)
     }
 
+    /// The same by name, as they are stored but not as the store wants names.
+    pub(super) fn named_for(&self, route: &RouteEntry) -> Vec<(String, String)> {
+        let fields = self.map.iter();
+        fields
+            .filter(|(name, _)| self.goes_to(route, name) && **name != header::HOST)
+            .map(|(name, value)| {
+                let added = self.added.iter().find(|(added, _)| added == name);
+                let name = added.map_or_else(|| name.as_str(), |(_, stored)| stored);
+                (name.to_owned(), text(value).into_owned())
+            })
+            .collect()
+    }
+
     fn document(&self, wanted: impl Fn(&HeaderName) -> bool) -> RawDocumentBuf {
         let mut document = RawDocumentBuf::new();
         for (name, value) in self.map.iter().filter(|(name, _)| wanted(name)) {

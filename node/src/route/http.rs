@@ -4,110 +4,78 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::CONTENT_TYPE;
 use http::uri::Uri;
-use http::{HeaderMap, Request, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use tokio_util::sync::CancellationToken;
+use rustls::ClientConfig;
 
 use super::error::RouteError;
 use super::payload::OutBody;
 use super::pool::{self, Lease, Pool};
-use super::{Keystore, Message, Outgoing};
-use crate::tables::{RouteEntry, Target};
+use super::{Message, Outgoing};
+use crate::tables::Target;
 
-/// Between two looks for connections that were idle for too long.
-const SWEEP: Duration = Duration::from_secs(5);
-
-/// Carries messages to backends. One for each instance.
-#[derive(Clone, Debug)]
-pub struct Router {
-    pool: Arc<Pool>,
-    keystore: Keystore,
+/// Sends a message over an HTTP route and waits for the head of the answer.
+///
+/// # Errors
+/// The route cannot be reached, is silent for longer than the message's limit, or breaks off.
+pub(super) async fn exchange(
+    pool: &Arc<Pool>,
+    target: &Target,
+    tls: Option<Arc<ClientConfig>>,
+    message: &Message,
+    outgoing: Outgoing,
+) -> Result<Reply, RouteError> {
+    let mut request = request(message, outgoing);
+    loop {
+        let mut lease = match pool.take(target, tls.as_ref()) {
+            Some(lease) => lease,
+            None => pool::connect(target, tls.clone(), message.limit).await?,
+        };
+        lease.link.touch();
+        let link = Arc::clone(&lease.link);
+        let outcome = tokio::select! {
+            biased;
+            outcome = lease.sender.try_send_request(request) => outcome,
+            () = link.silence(message.limit) => return Err(RouteError::Silent(message.limit)),
+        };
+        match outcome {
+            Ok(response) => return Ok(reply(pool, response, lease, target, message.limit)),
+            Err(mut failure) => match failure.take_message() {
+                // Not a byte of it had left.
+                Some(unsent) if !lease.is_fresh => request = unsent,
+                _ => return Err(RouteError::of_exchange(failure.error())),
+            },
+        }
+    }
 }
 
-impl Router {
-    /// A router without connections.
-    pub fn new(keystore: Keystore) -> Self {
-        Self {
-            pool: Arc::default(),
-            keystore,
-        }
+fn reply(
+    pool: &Arc<Pool>,
+    response: http::Response<Incoming>,
+    lease: Lease,
+    target: &Target,
+    limit: Duration,
+) -> Reply {
+    let (head, body) = response.into_parts();
+    let keep = keep_alive(&head.headers);
+    let mut body = HttpBody {
+        body,
+        lease: Some(lease),
+        pool: Arc::clone(pool),
+        target: target.clone(),
+        keep,
+        limit,
+    };
+    if body.body.is_end_stream() {
+        body.finish();
     }
-
-    /// Sends a message over a route and waits for the head of the answer.
-    ///
-    /// # Errors
-    /// The route cannot be reached, is silent for longer than the message's limit, or breaks off.
-    pub async fn send(&self, message: &Message, route: &RouteEntry, outgoing: Outgoing) -> Result<Reply, RouteError> {
-        let target = route.target.as_ref().ok_or_else(|| {
-            RouteError::Misconfigured(format!(
-                "route `{}` has no host that HTTP could reach",
-                route.route.name
-            ))
-        })?;
-        let tls = match target.is_secured {
-            true => Some(
-                self.keystore
-                    .client_config(target.pinned)
-                    .map_err(|error| RouteError::Tls(error.to_string()))?,
-            ),
-            false => None,
-        };
-        let mut request = request(message, outgoing);
-        loop {
-            let mut lease = match self.pool.take(target, tls.as_ref()) {
-                Some(lease) => lease,
-                None => pool::connect(target, tls.clone(), message.limit).await?,
-            };
-            lease.link.touch();
-            let link = Arc::clone(&lease.link);
-            let outcome = tokio::select! {
-                biased;
-                outcome = lease.sender.try_send_request(request) => outcome,
-                () = link.silence(message.limit) => return Err(RouteError::Silent(message.limit)),
-            };
-            match outcome {
-                Ok(response) => return Ok(self.reply(response, lease, target, message.limit)),
-                Err(mut failure) => match failure.take_message() {
-                    // Not a byte of it had left.
-                    Some(unsent) if !lease.is_fresh => request = unsent,
-                    _ => return Err(RouteError::of_exchange(failure.error())),
-                },
-            }
-        }
-    }
-
-    fn reply(&self, response: http::Response<Incoming>, lease: Lease, target: &Target, limit: Duration) -> Reply {
-        let (head, body) = response.into_parts();
-        let keep = keep_alive(&head.headers);
-        let mut body = ReplyBody {
-            body,
-            lease: Some(lease),
-            pool: Arc::clone(&self.pool),
-            target: target.clone(),
-            keep,
-            limit,
-        };
-        if body.body.is_end_stream() {
-            body.finish();
-        }
-        Reply {
-            status: head.status,
-            headers: head.headers,
-            body,
-        }
-    }
-
-    /// Closes connections that were idle for too long, until `stop`.
-    pub async fn sweep(self, stop: CancellationToken) {
-        let mut ticks = tokio::time::interval(SWEEP);
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = ticks.tick() => self.pool.sweep(),
-            }
-        }
+    Reply {
+        status: head.status,
+        headers: head.headers,
+        body: ReplyBody(Source::Http(body)),
     }
 }
 
@@ -141,21 +109,33 @@ pub struct Reply {
 }
 
 impl Reply {
+    /// An answer that is there.
+    pub(super) fn whole(status: StatusCode, content_type: Option<&'static str>, body: Bytes) -> Self {
+        let content_type = content_type.map(|value| (CONTENT_TYPE, HeaderValue::from_static(value)));
+        Self {
+            status,
+            headers: content_type.into_iter().collect(),
+            body: ReplyBody(Source::There(Some(body).filter(|body| !body.is_empty()))),
+        }
+    }
+
     /// The announced length of the body.
     pub fn length(&self) -> Option<u64> {
-        self.body.body.size_hint().exact()
+        match &self.body.0 {
+            Source::Http(http) => http.body.size_hint().exact(),
+            Source::There(bytes) => Some(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+        }
     }
 }
 
-/// The body of an answer; its connection is used again once it was read to the end.
+/// The body of an answer.
 #[derive(Debug)]
-pub struct ReplyBody {
-    body: Incoming,
-    lease: Option<Lease>,
-    pool: Arc<Pool>,
-    target: Target,
-    keep: Option<Duration>,
-    limit: Duration,
+pub struct ReplyBody(Source);
+
+#[derive(Debug)]
+enum Source {
+    Http(HttpBody),
+    There(Option<Bytes>),
 }
 
 impl ReplyBody {
@@ -164,6 +144,34 @@ impl ReplyBody {
     /// # Errors
     /// The backend broke off, or was silent for longer than the route's limit.
     pub async fn next(&mut self) -> Result<Option<Bytes>, RouteError> {
+        match &mut self.0 {
+            Source::Http(http) => http.next().await,
+            Source::There(bytes) => Ok(bytes.take()),
+        }
+    }
+
+    /// True if there is nothing left to read.
+    pub fn is_finished(&self) -> bool {
+        match &self.0 {
+            Source::Http(http) => http.lease.is_none(),
+            Source::There(bytes) => bytes.is_none(),
+        }
+    }
+}
+
+/// A body on its way; its connection is used again once it was read to the end.
+#[derive(Debug)]
+struct HttpBody {
+    body: Incoming,
+    lease: Option<Lease>,
+    pool: Arc<Pool>,
+    target: Target,
+    keep: Option<Duration>,
+    limit: Duration,
+}
+
+impl HttpBody {
+    async fn next(&mut self) -> Result<Option<Bytes>, RouteError> {
         loop {
             let Some(lease) = &self.lease else { return Ok(None) };
             let frame = tokio::select! {
@@ -195,11 +203,6 @@ impl ReplyBody {
                 }
             }
         }
-    }
-
-    /// True if there is nothing left to read.
-    pub fn is_finished(&self) -> bool {
-        self.lease.is_none()
     }
 
     fn finish(&mut self) {

@@ -18,6 +18,7 @@ use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tracing::debug;
 
 use super::error::RouteError;
@@ -145,15 +146,7 @@ async fn open(target: &Target, tls: Option<Arc<ClientConfig>>) -> Result<Lease, 
     let wire = Wire(Arc::clone(&link));
     let sender = match &tls {
         None => handshake(wire).await?,
-        Some(config) => {
-            let name = ServerName::try_from(target.host.to_string())
-                .map_err(|_| RouteError::Misconfigured(format!("`{}` is not a host name", target.host)))?;
-            let stream = TlsConnector::from(Arc::clone(config))
-                .connect(name, wire)
-                .await
-                .map_err(|error| tls_error(&error))?;
-            handshake(stream).await?
-        }
+        Some(config) => handshake(secure(target, Arc::clone(config), wire).await?).await?,
     };
     Ok(Lease {
         sender,
@@ -161,6 +154,18 @@ async fn open(target: &Target, tls: Option<Arc<ClientConfig>>) -> Result<Lease, 
         tls,
         is_fresh: true,
     })
+}
+
+/// Speaks TLS on an open connection.
+pub(super) async fn secure(
+    target: &Target,
+    config: Arc<ClientConfig>,
+    wire: Wire,
+) -> Result<TlsStream<Wire>, RouteError> {
+    let name = ServerName::try_from(target.host.to_string())
+        .map_err(|_| RouteError::Misconfigured(format!("`{}` is not a host name", target.host)))?;
+    let connecting = TlsConnector::from(config).connect(name, wire);
+    connecting.await.map_err(|error| tls_error(&error))
 }
 
 async fn handshake<S>(stream: S) -> Result<SendRequest<OutBody>, RouteError>
@@ -180,7 +185,7 @@ where
 }
 
 /// Connects to the first address that takes the connection, IPv4 first as Node.js does.
-async fn reach(target: &Target) -> Result<TcpStream, RouteError> {
+pub(super) async fn reach(target: &Target) -> Result<TcpStream, RouteError> {
     let mut failure = None;
     for address in resolve(target).await? {
         match TcpStream::connect(address).await {

@@ -56,7 +56,7 @@ pub enum Content {
 #[derive(Debug)]
 pub struct RouteEntry {
     pub route: Route,
-    /// Where it leads; `None` for a route that cannot be reached by HTTP.
+    /// Where it leads; `None` for a route that names no host, or that needs none.
     pub target: Option<Target>,
     /// `Host`, as the backend sees it.
     pub host_header: HeaderValue,
@@ -249,14 +249,19 @@ fn content(channel: &Channel, compile: impl Fn(&str) -> Option<Pattern>, steps: 
 impl RouteEntry {
     fn new(route: Route, pattern_steps: usize) -> Self {
         let target = match (&route.host, route.kind) {
-            (Some(host), RouteKind::Http) => Some(Target {
-                host: host.as_str().into(),
-                port: route.port.unwrap_or(if route.is_secured { 443 } else { 80 }),
-                is_secured: route.is_secured,
-                pinned: route.cert.filter(|_| route.is_secured),
-            }),
+            (Some(host), RouteKind::Http) => {
+                let implied = if route.is_secured { 443 } else { 80 };
+                Some((host, route.port.unwrap_or(implied)))
+            }
+            (Some(host), RouteKind::Tcp | RouteKind::Mllp) => route.port.map(|port| (host, port)),
             _ => None,
         };
+        let target = target.map(|(host, port)| Target {
+            host: host.as_str().into(),
+            port,
+            is_secured: route.is_secured,
+            pinned: route.cert.filter(|_| route.is_secured),
+        });
         let authorization = route
             .username
             .as_ref()

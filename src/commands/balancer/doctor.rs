@@ -7,12 +7,15 @@ mod listeners;
 use std::fmt::Write;
 use std::fs;
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 
 use openhim_balancer::config::backends;
+use openhim_balancer::control::discover::Resolver;
+use openhim_balancer::control::discover::lookup::NameServers;
 use openhim_balancer::plan::{Backend, CheckKind, ClientIp, Endpoint, Mode, Plan, Service};
 use rustix::process::{Resource, getrlimit};
+use tokio::runtime::Builder;
 
 use crate::failure::Failure;
 
@@ -49,12 +52,13 @@ impl Findings {
 /// Something is wrong; exit code 1.
 pub(super) fn run(plan: &Plan) -> Result<(), Failure> {
     let mut findings = Findings::default();
+    let servers = NameServers::new(plan.process.resolver.clone());
     for service in &plan.services {
         findings.heading(&format!("service {}", service.name));
         for &address in &service.listen {
             listening(&mut findings, service.mode, address);
         }
-        sending(&mut findings, service);
+        sending(&mut findings, &servers, service);
     }
     findings.heading("this machine");
     files(&mut findings, plan);
@@ -108,7 +112,7 @@ fn listening(findings: &mut Findings, mode: Mode, address: SocketAddr) {
     }
 }
 
-fn sending(findings: &mut Findings, service: &Service) {
+fn sending(findings: &mut Findings, servers: &NameServers, service: &Service) {
     let mut named = service.backends.clone();
     if let Some(file) = &service.backends_file {
         named.extend(listed(findings, file));
@@ -117,7 +121,7 @@ fn sending(findings: &mut Findings, service: &Service) {
         findings.wrong("no backend", "name some in `backends` or `backends_file`");
     }
     for backend in &named {
-        for address in addresses(findings, backend) {
+        for address in addresses(findings, servers, backend) {
             reach(findings, service, address);
         }
     }
@@ -145,21 +149,33 @@ fn listed(findings: &mut Findings, file: &Path) -> Vec<Backend> {
     })
 }
 
-fn addresses(findings: &mut Findings, backend: &Backend) -> Vec<SocketAddr> {
-    let (name, port) = match &backend.endpoint {
-        Endpoint::Address(address) => return vec![*address],
-        Endpoint::Srv(name) => {
-            findings.fine(&format!("srv:{name} is looked up while the balancer runs"));
-            return Vec::new();
+fn addresses(findings: &mut Findings, servers: &NameServers, backend: &Backend) -> Vec<SocketAddr> {
+    if let Endpoint::Address(address) = &backend.endpoint {
+        return vec![*address];
+    }
+    let name = &backend.endpoint;
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let asked = runtime.map(|runtime| runtime.block_on(async { servers.ask(name).await }));
+    match asked {
+        Ok(Ok(answer)) => {
+            let seconds = answer.time_to_live.as_secs();
+            let count = answer.targets.len();
+            findings.fine(&format!("{name} stands for {count} addresses, for {seconds} s"));
+            answer.targets.iter().map(|target| target.address).collect()
         }
-        Endpoint::Name(name, port) => (name, *port),
-    };
-    match (&**name, port).to_socket_addrs() {
-        Ok(found) => found.collect(),
+        Ok(Err(error)) if error.is_denial() => {
+            findings.wrong(&format!("{name}: {error}"), "correct the name, or write the address");
+            Vec::new()
+        }
+        Ok(Err(error)) => {
+            let cure = "see /etc/resolv.conf, or name a server that answers in `resolver`";
+            findings.wrong(&format!("{name}: {error}"), cure);
+            Vec::new()
+        }
         Err(error) => {
             findings.wrong(
-                &format!("{name} has no address: {error}"),
-                "correct the name, or see /etc/resolv.conf",
+                &format!("{name} could not be looked up: {error}"),
+                "see the system's log",
             );
             Vec::new()
         }

@@ -13,6 +13,17 @@ pub(crate) fn skip(missing: &str) {
     println!("skipped: no {missing}");
 }
 
+/// The folder with a Kafka broker's jars: `OPENHIM_TEST_KAFKA`, else what `tests/parts/install` brought.
+pub(crate) fn kafka() -> Option<PathBuf> {
+    let named = std::env::var_os("OPENHIM_TEST_KAFKA").map(PathBuf::from);
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/.parts/kafka");
+    let found = named.into_iter().chain([kept]).find(|folder| folder.is_dir());
+    if found.is_none() {
+        skip("Kafka broker (set OPENHIM_TEST_KAFKA, or run tests/parts/install)");
+    }
+    found
+}
+
 /// MongoDB's server: `OPENHIM_TEST_MONGOD`, else what `tests/parts/install` brought.
 pub(crate) fn mongod() -> Option<PathBuf> {
     let named = std::env::var_os("OPENHIM_TEST_MONGOD").map(PathBuf::from);

@@ -32,6 +32,7 @@ impl Control {
                     rates: rates(observed.rates(name, Some(member.address()))),
                 });
             let servers: Vec<Server> = servers.collect();
+            let unresolved: Vec<String> = self.unresolved(name).map(|(name, _)| name.to_string()).collect();
             for address in bound.iter().filter(|it| it.service == *name).map(|it| it.address) {
                 services.push(Service {
                     service: Virtual {
@@ -43,6 +44,7 @@ impl Control {
                     totals: numbers(observed.since_zero(name, None, Observed::of_service(entry))),
                     rates: rates(observed.rates(name, None)),
                     servers: servers.clone(),
+                    unresolved: unresolved.clone(),
                 });
             }
         }

@@ -52,6 +52,7 @@ impl Bench {
             vec![Wish {
                 service: service(options),
                 backends: (1..=backends).map(backend).collect(),
+                names: Vec::new(),
             }],
             now,
         );
@@ -234,6 +235,7 @@ fn weight_0_and_an_operator_keep_new_clients_away_and_give_them_back() {
     let wish = Wish {
         service: service(&[]),
         backends: vec![backend(1), quiet, backend(3)],
+        names: Vec::new(),
     };
     bench.state.apply(vec![wish], bench.now);
     assert_eq!(bench.chosen(), [address(1), address(3)]);
@@ -308,6 +310,7 @@ fn a_removed_backend_is_ended_at_its_deadline_and_forgotten() {
         vec![Wish {
             service: service(&[]),
             backends: vec![backend(2)],
+            names: Vec::new(),
         }],
         bench.now,
     );
@@ -351,6 +354,7 @@ fn nothing_is_published_when_nothing_has_changed() {
         vec![Wish {
             service: service(&[]),
             backends: (1..=3).map(backend).collect(),
+            names: Vec::new(),
         }],
         bench.now,
     );
@@ -399,6 +403,7 @@ impl World {
         let wish = Wish {
             service: service(kind),
             backends: (1..=4).map(backend).collect(),
+            names: Vec::new(),
         };
         let truth = (1..=9).map(|index| (address(index), (true, true))).collect();
         Self {

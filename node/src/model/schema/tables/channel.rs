@@ -59,7 +59,8 @@ const ANYTHING: Field = mixed("");
 
 const ROUTE: &[Field] = &[
     text("name").required(),
-    text("type").one_of(&["http", "kafka"]).or("http"),
+    // `tcp` and `mllp` are ours.
+    text("type").one_of(&["http", "kafka", "tcp", "mllp"]).or("http"),
     id("cert"),
     text("status").one_of(&["enabled", "disabled"]).or("enabled"),
     flag("secured"),
