@@ -1,11 +1,11 @@
-//! What our layer-4 proxy costs, beside HAProxy and nginx: `cargo bench --bench balancer`.
+//! What our proxy costs, beside HAProxy and nginx, at layer 4 and for HTTP: `cargo bench --bench balancer`.
 //!
 //! Each proxy runs one thread, pinned to one processor; load and backend are this process, pinned to another. Measured
 //! is the proxy's processor time for each unit of work, not the wall clock: other load on the machine then matters
 //! little. All proxies take turns within each round; shown is the median of the rounds.
 //!
 //! Options after `--`: `--binary PATH` (of `openhim-core`), `--rounds N`, `--only NAME` (of a proxy, repeatable), `--work
-//! NAME` (a column's first word, repeatable).
+//! NAME` (a column's first word, repeatable), `--mode tcp|http` (one of the two alone).
 
 mod load;
 mod proxies;
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use load::Load;
+use load::{Load, Mode};
 use proxies::{Kind, Proxy};
 
 const ROUNDS: usize = 5;
@@ -30,6 +30,7 @@ struct Options {
     rounds: usize,
     only: Vec<String>,
     work: Vec<String>,
+    modes: Vec<Mode>,
 }
 
 /// A column of the table.
@@ -80,7 +81,10 @@ fn main() -> Result<()> {
     let options = options()?;
     usage::pin_to(LOAD_CPU)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(measure(&options))
+    for mode in &options.modes {
+        runtime.block_on(measure(&options, *mode))?;
+    }
+    Ok(())
 }
 
 fn options() -> Result<Options> {
@@ -89,6 +93,7 @@ fn options() -> Result<Options> {
         rounds: ROUNDS,
         only: Vec::new(),
         work: Vec::new(),
+        modes: vec![Mode::Tcp, Mode::Http],
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -98,6 +103,13 @@ fn options() -> Result<Options> {
             "--rounds" => options.rounds = value()?.parse()?,
             "--only" => options.only.push(value()?),
             "--work" => options.work.push(value()?),
+            "--mode" => {
+                options.modes = match value()?.as_str() {
+                    "tcp" => vec![Mode::Tcp],
+                    "http" => vec![Mode::Http],
+                    other => bail!("mode {other} is not measured"),
+                }
+            }
             // Given by cargo.
             "--bench" => {}
             _ => bail!("unknown option {argument}"),
@@ -106,15 +118,20 @@ fn options() -> Result<Options> {
     Ok(options)
 }
 
-async fn measure(options: &Options) -> Result<()> {
+async fn measure(options: &Options, mode: Mode) -> Result<()> {
     let mut out = std::io::stdout();
-    let load = Load::start().await?;
+    let load = Load(mode);
+    writeln!(
+        out,
+        "mode {mode:?}, the log and metrics {}",
+        if mode == Mode::Http { "on" } else { "off" }
+    )?;
     let mut rows = Vec::new();
     for kind in Kind::ALL {
         if !options.only.is_empty() && !options.only.iter().any(|only| kind.name().contains(only.as_str())) {
             continue;
         }
-        let Some(proxy) = Proxy::start(kind, &options.binary, load.backend().await?, PROXY_CPU).await? else {
+        let Some(proxy) = Proxy::start(kind, mode, &options.binary, load.backend().await?, PROXY_CPU).await? else {
             writeln!(out, "{}: not installed, left out", kind.name())?;
             continue;
         };
@@ -154,7 +171,7 @@ async fn measure(options: &Options) -> Result<()> {
     for row in &mut rows {
         // A fresh process: what the work before left behind is not the idle connections'.
         let backend = load.backend().await?;
-        if let Some(proxy) = Proxy::start(row.kind, &options.binary, backend, PROXY_CPU).await? {
+        if let Some(proxy) = Proxy::start(row.kind, mode, &options.binary, backend, PROXY_CPU).await? {
             row.per_idle = idle_cost(&load, &proxy).await?;
         }
     }

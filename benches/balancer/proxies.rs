@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use tempfile::TempDir;
 
+use crate::load::{Load, Mode};
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
     Ours,
@@ -25,7 +27,7 @@ impl Kind {
             Self::Ours => "ours",
             Self::Haproxy => "haproxy",
             Self::HaproxySplice => "haproxy splice",
-            Self::Nginx => "nginx stream",
+            Self::Nginx => "nginx",
         }
     }
 }
@@ -40,10 +42,16 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     /// Starts a proxy in front of `backend`; `None`: it is not installed.
-    pub(crate) async fn start(kind: Kind, ours: &str, backend: SocketAddr, cpu: usize) -> Result<Option<Self>> {
+    pub(crate) async fn start(
+        kind: Kind,
+        mode: Mode,
+        ours: &str,
+        backend: SocketAddr,
+        cpu: usize,
+    ) -> Result<Option<Self>> {
         let folder = tempfile::tempdir()?;
         let address = free_address()?;
-        let Some(command) = command(kind, ours, address, backend, folder.path())? else {
+        let Some(command) = command(kind, mode, ours, address, backend, folder.path())? else {
             return Ok(None);
         };
         let mut child = Command::new("taskset")
@@ -55,7 +63,7 @@ impl Proxy {
             .stderr(fs::File::create(folder.path().join("stderr"))?)
             .spawn()
             .context("taskset (util-linux) is needed to pin the proxies")?;
-        if let Err(error) = until_it_answers(address, &mut child).await {
+        if let Err(error) = until_it_answers(mode, address, &mut child).await {
             let said = fs::read_to_string(folder.path().join("stderr")).unwrap_or_default();
             let _ = child.kill();
             return Err(error.context(format!("{}: {said}", kind.name())));
@@ -99,6 +107,7 @@ fn free_address() -> Result<SocketAddr> {
 /// Program and arguments.
 fn command(
     kind: Kind,
+    mode: Mode,
     ours: &str,
     address: SocketAddr,
     backend: SocketAddr,
@@ -114,17 +123,44 @@ fn command(
         Kind::Ours => {
             let (address, backend) = (address.to_string(), backend.to_string());
             let mut command = words(&[ours, "balancer", "--listen", &address, "--backends", &backend]);
-            command.extend(words(&[
-                "--threads",
-                "1",
-                "--admin",
-                "off",
-                "--metrics",
-                "off",
-                "--log",
-                "off",
-            ]));
+            command.extend(words(&["--threads", "1", "--admin", "off"]));
+            // In http mode all of them write a line for each request.
+            command.extend(match mode {
+                Mode::Tcp => words(&["--metrics", "off", "--log", "off"]),
+                Mode::Http => words(&["--mode", "http", "--metrics", "127.0.0.1:0", "--log", "json"]),
+            });
             Some(command)
+        }
+        Kind::Haproxy if mode == Mode::Http => {
+            let config = write(
+                "haproxy.cfg",
+                format!(
+                    "global\n  nbthread 1\n  maxconn 4000\n  log stdout format raw local0\ndefaults\n  mode http\n  log \
+                     global\n  option httplog\n  option forwardfor\n  http-reuse always\n  timeout connect 5s\n  \
+                     timeout client 300s\n  timeout server 300s\nlisten bench\n  bind {address}\n  server one \
+                     {backend}\n"
+                ),
+            )?;
+            let program = find("haproxy");
+            program.map(|program| words(&[&program, "-db", "-f", &config]))
+        }
+        Kind::HaproxySplice if mode == Mode::Http => None,
+        Kind::Nginx if mode == Mode::Http => {
+            let folder = folder.display();
+            let config = write(
+                "nginx.conf",
+                format!(
+                    "daemon off;\nworker_processes 1;\nworker_rlimit_nofile 16000;\npid {folder}/pid;\nerror_log stderr \
+                     crit;\nevents {{ worker_connections 8192; }}\nhttp {{\n  access_log {folder}/access;\n  \
+                     client_body_temp_path {folder}/body;\n  proxy_temp_path {folder}/proxy;\n  fastcgi_temp_path \
+                     {folder}/f;\n  uwsgi_temp_path {folder}/u;\n  scgi_temp_path {folder}/s;\n  upstream one {{ server \
+                     {backend}; keepalive 64; keepalive_requests 100000000; }}\n  server {{\n    listen {address} \
+                     backlog=4096;\n    keepalive_requests 100000000;\n    keepalive_timeout 300s;\n    location / {{ \
+                     proxy_pass http://one; proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_set_header \
+                     X-Forwarded-For $remote_addr; }}\n  }}\n}}\n"
+                ),
+            )?;
+            find("nginx").map(|program| words(&[&program, "-e", "stderr", "-c", &config]))
         }
         Kind::Haproxy | Kind::HaproxySplice => {
             let splice = match kind {
@@ -170,13 +206,13 @@ fn find(program: &str) -> Option<String> {
 }
 
 /// Waits until a connection through the proxy carries something.
-async fn until_it_answers(address: SocketAddr, child: &mut Child) -> Result<()> {
+async fn until_it_answers(mode: Mode, address: SocketAddr, child: &mut Child) -> Result<()> {
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(30) {
         if let Some(status) = child.try_wait()? {
             bail!("ended at once: {status}");
         }
-        if crate::load::Load.requests(address, 1, 1, 100).await.is_ok() {
+        if Load(mode).requests(address, 1, 1, 100).await.is_ok() {
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -3,6 +3,7 @@
 mod changes;
 mod ctl;
 mod health;
+mod http;
 mod identity;
 mod journal;
 mod l4;

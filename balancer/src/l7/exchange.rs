@@ -357,7 +357,7 @@ impl<'e, C: Peer> Exchange<'e, C> {
             self.wanted.keeps &= self.upload.body.is_done() && has_visible_end(&response, self.wanted.is_1_1);
             self.told.status = response.status;
             self.told.at = Some(Instant::now());
-            let lasts = response.is_1_1 && !response.options.close || response.options.keep_alive;
+            let lasts = !response.options.close && (response.is_1_1 || response.options.keep_alive);
             self.backend_keeps = lasts && !response.is_doubtful;
             self.is_tunnel = response.length == Length::Tunnel;
         }

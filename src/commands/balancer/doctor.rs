@@ -4,11 +4,12 @@
 
 mod listeners;
 
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
+use std::time::Duration;
 
 use openhim_balancer::config::backends;
 use openhim_balancer::control::discover::Resolver;
@@ -21,6 +22,10 @@ use crate::failure::Failure;
 
 /// Files that one connection takes: the client's socket and the backend's.
 const FILES_A_CONNECTION: u64 = 2;
+/// How long a server may take to answer a question of the doctor's.
+const ANSWER: Duration = Duration::from_secs(2);
+/// What a server that expects TLS says first to one who does not speak it.
+const TLS_ALERT: u8 = 0x15;
 /// What a small service should be able to carry.
 const CONNECTIONS_EXPECTED: u64 = 4096;
 
@@ -192,9 +197,44 @@ fn reach(findings: &mut Findings, service: &Service, backend: SocketAddr) {
     };
     for (address, use_of) in ports {
         match TcpStream::connect_timeout(&address, service.timeouts.connect) {
-            Ok(_) => findings.fine(&format!("{address} accepts connections ({use_of})")),
+            Ok(stream) => {
+                findings.fine(&format!("{address} accepts connections ({use_of})"));
+                let is_plain = matches!(service.client_ip, ClientIp::None | ClientIp::Transparent);
+                if service.mode == Mode::Http && use_of == "traffic" && is_plain {
+                    speaks_http(findings, stream, address);
+                }
+            }
             Err(error) => findings.wrong(&format!("{address} ({use_of}): {error}"), cure(error.kind())),
         }
+    }
+}
+
+/// Asks for what costs a server nothing.
+fn speaks_http(findings: &mut Findings, mut stream: TcpStream, address: SocketAddr) {
+    let mut begin = [0; 7];
+    let asked = stream
+        .set_read_timeout(Some(ANSWER))
+        .and_then(|()| {
+            write!(
+                stream,
+                "OPTIONS * HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+            )
+        })
+        .and_then(|()| stream.read_exact(&mut begin));
+    match asked {
+        Ok(()) if begin.starts_with(b"HTTP/1.") => findings.fine(&format!("{address} speaks HTTP")),
+        Ok(()) if begin[0] == TLS_ALERT => findings.wrong(
+            &format!("{address} speaks TLS"),
+            "name a port that speaks plain HTTP, or use `mode: tcp`",
+        ),
+        Ok(()) => findings.wrong(
+            &format!("{address} does not speak HTTP"),
+            "name another port, or use `mode: tcp`",
+        ),
+        Err(error) => findings.wrong(
+            &format!("{address} does not answer an HTTP request: {error}"),
+            "see the server's log; name another port if this one is not for HTTP",
+        ),
     }
 }
 

@@ -162,3 +162,21 @@ async fn a_large_body_goes_up_and_down_whole() {
             .all(|(index, byte)| *byte == pattern(index))
     );
 }
+
+#[tokio::test]
+async fn a_backend_that_reads_nothing_stops_the_client_instead_of_filling_memory() {
+    let backend = Backend::start(|_| Act::Stall).await;
+    let balancer = balancer(&[&backend], &[]).await;
+    let mut client = balancer.connect().await;
+    client
+        .send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n")
+        .await;
+
+    let (mut sent, block) = (0, vec![0; 1 << 20]);
+    while let Ok(written) = tokio::time::timeout(Duration::from_millis(500), client.stream.write(&block)).await {
+        sent += written.expect("the connection stands");
+        assert!(sent < 100 << 20, "nobody stops it");
+    }
+
+    assert!(sent > 0);
+}

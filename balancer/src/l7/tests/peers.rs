@@ -248,6 +248,7 @@ async fn fill_until(
 
 pub(super) struct Running {
     pub(super) balancer: Balancer,
+    pub(super) shutdown: Shutdown,
 }
 
 /// A balancer in http mode in front of these.
@@ -269,11 +270,12 @@ pub(super) async fn balancer(backends: &[&Backend], options: &[(&str, &str)]) ->
         .into_iter()
         .filter(|(name, _)| !given(name))
         .chain(options.iter().copied());
-    let balancer = Balancer::start(Config::from_options(all), Shutdown::default())
+    let shutdown = Shutdown::default();
+    let balancer = Balancer::start(Config::from_options(all), shutdown.clone())
         .await
         .expect("the balancer starts");
     within("the first checks", balancer.ready()).await;
-    Running { balancer }
+    Running { balancer, shutdown }
 }
 
 impl Running {

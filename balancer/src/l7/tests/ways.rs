@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt as _;
+
 use super::peers::{Act, Backend, OK, balancer, within};
 
 #[tokio::test]
@@ -218,4 +220,78 @@ async fn http_2_gets_the_same_answers() {
     let big = seen.iter().find(|it| it.line() == "POST /big HTTP/1.1").expect("seen");
     assert_eq!((big.field("Host"), &big.body[..]), (Some("a"), &b"body"[..]));
     carrying.abort();
+}
+
+#[tokio::test]
+async fn a_stop_lets_requests_end_and_does_not_wait_for_idle_clients() {
+    let backend = Backend::start(|it| match it.line() {
+        "GET /slow HTTP/1.1" => Act::SayLater(Duration::from_millis(400), OK),
+        _ => Act::Say(OK),
+    })
+    .await;
+    let balancer = balancer(&[&backend], &[]).await;
+    let (mut idle, mut busy) = (balancer.connect().await, balancer.connect().await);
+    idle.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    idle.until("ok").await;
+    busy.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    within("the request", async {
+        while balancer.balancer.report().await.expect("runs").services[0].backends[0].active == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+
+    balancer.shutdown.soft.cancel();
+
+    assert_eq!(idle.rest().await, "");
+    assert_eq!(busy.rest().await, OK);
+    within("the end", balancer.balancer.wait()).await;
+}
+
+#[tokio::test]
+async fn a_backend_that_is_told_of_its_client_by_a_header_gets_a_connection_for_each_request() {
+    let backend = Backend::answering(OK).await;
+    let balancer = balancer(&[&backend], &[("client-ip", "proxy-v1")]).await;
+    let mut client = balancer.connect().await;
+    let own = client.stream.local_addr().expect("connected");
+
+    for _ in 0..2 {
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        client.until("ok").await;
+    }
+
+    let seen = backend.seen();
+    let begin = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {} ", own.port());
+    assert!(seen.iter().all(|it| it.line().starts_with(&begin)), "{seen:?}");
+    assert_eq!(seen.iter().map(|it| it.connection).collect::<Vec<_>>(), [1, 2]);
+}
+
+#[tokio::test]
+async fn what_a_trusted_proxy_says_of_the_client_is_passed_on() {
+    let backend = Backend::answering(OK).await;
+    let options = [("trusted-proxies", "127.0.0.1"), ("deny", "192.0.2.66")];
+    let balancer = balancer(&[&backend], &options).await;
+    let mut client = balancer.connect().await;
+
+    client
+        .send("GET / HTTP/1.1\r\nHost: a:80\r\nX-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: https\r\nX-Request-Id: mine\r\n\r\n")
+        .await;
+    client.until("ok").await;
+    client
+        .send("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.66\r\n\r\n")
+        .await;
+    let refused = client.until("\r\n\r\n").await;
+
+    let seen = backend.seen();
+    assert_eq!(seen.len(), 1);
+    for (name, value) in [
+        ("X-Forwarded-For", "192.0.2.7, 127.0.0.1"),
+        ("X-Forwarded-Proto", "https"),
+        ("X-Forwarded-Host", "a:80"),
+        ("Forwarded", "for=127.0.0.1;host=\"a:80\";proto=http"),
+        ("X-Request-Id", "mine"),
+    ] {
+        assert_eq!(seen[0].field(name), Some(value), "{name}");
+    }
+    assert!(refused.starts_with("HTTP/1.1 403 "), "{refused}");
 }

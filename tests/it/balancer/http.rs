@@ -1,0 +1,184 @@
+//! HTTP through the program itself: a node behind it, WebSockets, its log and its counters.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use serde_json::{Value, json};
+
+use super::process::Process;
+use crate::support::backend::host;
+use crate::support::node::{ROOT, node, send};
+use crate::support::program::{Running, program};
+use crate::support::{eventually, free_port, plain_http};
+
+fn free() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()))
+}
+
+#[test]
+fn messages_reach_a_node_once_with_the_clients_address() {
+    let backend = host(openhim_node::testing::backend().answers(201, "made"));
+    let node = node().set("trustedProxies", "[\"127.0.0.0/8\"]").start();
+    node.create_client("clinic", "secret", "clinics");
+    node.create_channel("/fhir", "clinics", &backend);
+    let before = node.transactions().len();
+    let listen = free();
+    let _balancer = Process::start(&format!(
+        "  - {{name: http, listen: '{listen}', mode: http, backends: '{}', trusted_proxies: 127.0.0.1}}\n",
+        node.http()
+    ));
+
+    for _ in 0..3 {
+        let answer = send(listen, "/fhir/Patient", Some(("clinic", "secret")), "{}").expect("an answer");
+        assert_eq!((answer.status, &*answer.body), (201, "made"));
+    }
+
+    let recorded = node.recorded(before + 3);
+    let ours: Vec<&Value> = recorded
+        .iter()
+        .filter(|it| it["request"]["path"] == "/fhir/Patient")
+        .collect();
+    assert_eq!(ours.len(), 3);
+    assert!(ours.iter().all(|it| it["clientIP"] == "127.0.0.1"), "{ours:?}");
+    let seen = backend.seen();
+    let forwarded = seen.last().expect("seen").header("x-forwarded-for").map(str::to_owned);
+    assert!(forwarded.is_some_and(|it| it.starts_with("127.0.0.1")));
+}
+
+#[test]
+fn the_nodes_own_api_can_be_used_through_it() {
+    let node = node().set("api.protocol", "http").start();
+    let listen = free();
+    let _balancer = Process::start(&format!(
+        "  - {{name: api, listen: '{listen}', mode: http, backends: '{}', check: {{type: http, path: /heartbeat}}}}\n",
+        node.api()
+    ));
+    let ask = |method: &str, path: &str, body: &str| {
+        plain_http::request(listen, None, method, path, Some(ROOT), body).expect("an answer")
+    };
+
+    let heartbeat = ask("GET", "/heartbeat", "");
+    let role = json!({ "name": "clinics", "permissions": {} }).to_string();
+    let made = ask("POST", "/roles", &role);
+    let users = ask("GET", "/users", "");
+
+    assert_eq!(heartbeat.status, 200, "{}", heartbeat.body);
+    assert!((200..500).contains(&made.status), "{}", made.body);
+    assert_eq!(users.status, 200, "{}", users.body);
+    assert!(users.body.contains(ROOT.0), "{}", users.body);
+}
+
+#[test]
+fn each_request_is_a_line_of_the_log_and_counted() {
+    let backend = host(openhim_node::testing::backend().answers(200, "fine"));
+    let (listen, metrics) = (free(), free());
+    let mut command = program([
+        "balancer",
+        "--mode=http",
+        "--name=web",
+        "--log=json",
+        "--admin=off",
+        "--check=none",
+    ]);
+    command.args([
+        format!("--listen={listen}"),
+        format!("--metrics={metrics}"),
+        format!("--backends={}", backend.address()),
+    ]);
+    let mut running = Running::start(&mut command);
+    let answer = eventually("an answer", || plain_http::get(listen, "/Patient?name=secret").ok());
+    assert_eq!((answer.status, &*answer.body), (200, "fine"));
+
+    let line = running.says("\"path\":");
+
+    let line: Value = serde_json::from_str(&line).expect("JSON");
+    let expected = [
+        ("service", json!("web")),
+        ("method", json!("GET")),
+        ("path", json!("/Patient")),
+        ("status", json!(200)),
+        ("backend", json!(backend.address().to_string())),
+        ("bytes_out", json!(4)),
+        ("end", json!("answered")),
+    ];
+    for (name, value) in expected {
+        assert_eq!(line[name], value, "{name} of {line}");
+    }
+    assert!(!running.stdout.all().contains("secret"));
+    let text = plain_http::get(metrics, "/metrics").expect("it answers").body;
+    for line in [
+        "openhim_balancer_requests_total{service=\"web\",class=\"2xx\"} 1",
+        "openhim_balancer_request_duration_seconds_count{service=\"web\"} 1",
+    ] {
+        assert!(text.lines().any(|it| it == line), "no `{line}` in\n{text}");
+    }
+    let table = plain_http::get(metrics, "/stats;csv").expect("it answers").body;
+    assert!(
+        table
+            .lines()
+            .any(|it| it.starts_with("web,FRONTEND,") && it.contains(",http,")),
+        "{table}"
+    );
+}
+
+#[test]
+fn a_file_with_routes_is_checked_and_followed() {
+    let own = host(openhim_node::testing::backend().answers(200, "own"));
+    let api = host(openhim_node::testing::backend().answers(200, "api"));
+    let listen = free();
+    let services = format!(
+        "  - name: web\n    listen: {listen}\n    mode: http\n    backends: '{}'\n    groups:\n      api: {{backends: '{}', \
+         schedule: lc}}\n    routes:\n      - {{path: /api, group: api}}\n",
+        own.address(),
+        api.address()
+    );
+    let process = Process::start(&services);
+    let get = |path: &str| plain_http::get(listen, path).expect("an answer").body;
+
+    assert_eq!((get("/x"), get("/api/x")), ("own".to_owned(), "api".to_owned()));
+    // A group is seen and handled like a service.
+    process.until("the group is there", |report| {
+        report["services"]
+            .as_array()
+            .is_some_and(|all| all.iter().any(|it| it["name"] == "web/api" && it["schedule"] == "lc"))
+    });
+
+    process.configure(&services.replace("/api,", "/other,"));
+
+    eventually("the change is followed", || {
+        (get("/api/x") == "own" && get("/other") == "api").then_some(())
+    });
+}
+
+#[tokio::test]
+async fn a_websocket_speaks_through_it() {
+    use futures_util::{SinkExt as _, StreamExt as _};
+    use tokio_tungstenite::tungstenite::Message;
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let backend = listener.local_addr().expect("bound").to_string();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let mut socket = tokio_tungstenite::accept_async(stream).await.expect("a handshake");
+            while let Some(Ok(message)) = socket.next().await {
+                if message.is_text() {
+                    socket.send(message).await.expect("sent");
+                }
+            }
+        }
+    });
+    let options = [("mode", "http"), ("backends", &*backend), ("check", "none")];
+    let balancer = super::support::balancer(&options).await;
+    let address = format!("ws://{}/chat", balancer.address());
+
+    let (mut socket, answer) = tokio_tungstenite::connect_async(address).await.expect("a handshake");
+    assert_eq!(answer.status(), 101);
+    for length in [1_usize, 70_000] {
+        let text = "x".repeat(length);
+        socket.send(Message::text(text.clone())).await.expect("sent");
+        let back = super::support::within("an echo", socket.next())
+            .await
+            .expect("open")
+            .expect("whole");
+        assert_eq!(back.into_text().expect("text").as_str(), text);
+    }
+}
