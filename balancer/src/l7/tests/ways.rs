@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt as _;
-
 use super::peers::{Act, Backend, OK, balancer, within};
 
 #[tokio::test]
