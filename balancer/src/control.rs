@@ -33,6 +33,7 @@ use crate::metrics::Report;
 use crate::plan::Endpoint;
 use crate::service::Gate;
 use crate::socket::{FirstBytes, Source};
+use crate::tls::client::Secured;
 
 pub use commands::Order;
 use discover::{Due, Names, Outcome, Resolver};
@@ -169,18 +170,15 @@ impl Control {
     fn perform(&self, effect: Effect) {
         let inbox = self.inbox.clone();
         match effect {
-            Effect::Probe { target, check } => {
+            Effect::Probe { target, check, tls } => {
                 tokio::spawn(async move {
-                    let result = health::probe(target.address, &check).await;
+                    let result = health::probe(target.address, &check, tls.as_ref()).await;
                     let _ = inbox.send(Message::Probed(target, result)).await;
                 });
             }
-            Effect::Try { target, limit } => {
+            Effect::Try { target, limit, tls } => {
                 tokio::spawn(async move {
-                    let result = connect(target.address, Source::Any, FirstBytes::NotYet, limit).await;
-                    let result = result
-                        .map(|stream| crate::socket::reset_on_close(&stream))
-                        .map_err(|error| Failure::unreachable(error.to_string()));
+                    let result = attempt(target.address, limit, tls).await.map_err(Failure::unreachable);
                     let _ = inbox.send(Message::Tried(target, result)).await;
                 });
             }
@@ -252,10 +250,10 @@ impl Control {
             self.sources.config.clone(),
             self.sources.names.clone(),
         );
-        let resolver = Arc::clone(&self.resolver);
+        let (resolver, tls) = (Arc::clone(&self.resolver), self.sources.tls.clone());
         tokio::spawn(async move {
             let result = match config.reread() {
-                Ok(config) => sources::load(config, &names, &*resolver).await,
+                Ok(config) => sources::load(config, &names, &tls, &*resolver).await,
                 Err(problems) => Err(problems),
             };
             let _ = inbox.send(Message::Loaded(Box::new(result), answer)).await;
@@ -338,9 +336,24 @@ impl Control {
             self.load(None);
             return;
         }
-        for path in changed {
+        let lists = self.sources.backends_files();
+        let (lists, certificates): (Vec<_>, Vec<_>) = changed.into_iter().partition(|path| lists.contains(path));
+        for path in lists {
             self.reread_backends(&path, observed);
         }
+        if !certificates.is_empty() {
+            self.reread_certificates(&certificates, observed);
+        }
+    }
+
+    /// Takes over certificates and keys that changed, each service's as a whole; bad ones leave what was.
+    fn reread_certificates(&mut self, changed: &[std::path::PathBuf], observed: &mut Observed) {
+        let (good, problems) = self.sources.reread_certificates(changed);
+        if !good.is_empty() {
+            self.apply();
+            tracing::info!(services = %good.join(", "), "Certificates applied; connections under way go on with those before");
+        }
+        observed.reloaded(&if problems.is_empty() { Ok(()) } else { Err(problems) });
     }
 
     /// Takes over a backends file that changed; a bad one leaves what was.
@@ -411,6 +424,20 @@ impl Control {
     fn connections(&self) -> usize {
         self.threads.iter().map(Thread::connections).sum()
     }
+}
+
+/// Connects as a client's connection would be, and leaves at once.
+async fn attempt(address: SocketAddr, limit: Duration, tls: Option<Secured>) -> Result<(), String> {
+    let stream = connect(address, Source::Any, FirstBytes::NotYet, limit).await;
+    let stream = stream.map_err(|error| error.to_string())?;
+    let Some(tls) = tls else {
+        crate::socket::reset_on_close(&stream);
+        return Ok(());
+    };
+    let stream = tls.begin(address, stream, limit).await;
+    let stream = stream.map_err(|error| format!("TLS failed: {error}"))?;
+    crate::socket::reset_on_close(stream.get_ref().0);
+    Ok(())
 }
 
 /// When to look at the watched files next.

@@ -14,6 +14,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::{Check, CheckKind};
+use crate::tls::client::Secured;
 
 /// What is known of a backend by asking it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,13 +173,15 @@ impl HealthMachine {
 ///
 /// # Errors
 /// Why it does not count as healthy.
-pub async fn probe(backend: SocketAddr, check: &Check) -> Result<(), Failure> {
+pub async fn probe(backend: SocketAddr, check: &Check, tls: Option<&Secured>) -> Result<(), Failure> {
     let address = SocketAddr::new(backend.ip(), check.port.unwrap_or(backend.port()));
+    // What is known of a backend's TLS is known of the port that traffic goes to.
+    let tls = tls.filter(|_| check.port.is_none());
     let question = async {
         match check.kind {
             CheckKind::None => Ok(()),
-            CheckKind::Tcp => tcp::probe(address).await,
-            CheckKind::Http | CheckKind::Https => http::probe(address, check).await,
+            CheckKind::Tcp => tcp::probe(address, tls, check.timeout).await,
+            CheckKind::Http | CheckKind::Https => http::probe(address, check, tls).await,
         }
     };
     let silent = || Failure::unreachable(format!("no answer from {address} within {:?}", check.timeout));

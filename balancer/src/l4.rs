@@ -9,12 +9,13 @@
 pub mod choose;
 pub mod flows;
 pub(crate) mod identity;
+pub(crate) mod secure;
 pub mod sessions;
 pub mod udp;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -25,10 +26,11 @@ use crate::log::{By, End as Ending, Journal, Line};
 use crate::plan::{AllDown, ClientIp, Service};
 use crate::proxy_protocol::tlv::Extensions;
 use crate::proxy_protocol::{Claim, v1, v2};
-use crate::relay::{self, Outcome, Side, Terms, relay};
+use crate::relay::{self, Opening, Outcome, Peer, Side, Terms, relay};
 use crate::service::{ServiceState, is_admitted, is_in};
 use crate::snapshot::Snapshot;
 use crate::socket::{FirstBytes, Source, reset_on_close};
+use crate::tls::{End, Facts};
 
 use choose::{Chooser, Chosen, Refusal, next_backend};
 use identity::Identity;
@@ -45,6 +47,8 @@ pub struct Door {
     pub journal: Option<Arc<Journal>>,
     /// The thread's place in the turn.
     pub chooser: Mutex<Chooser>,
+    /// The ways to the service's groups, as far as they were used.
+    groups: Mutex<Vec<Arc<Door>>>,
 }
 
 /// What is known of a connection before it has a backend, and in the log line after.
@@ -67,11 +71,28 @@ struct Steps {
 /// A client and a backend that found each other.
 #[derive(Debug)]
 struct Met {
-    client: TcpStream,
-    backend: TcpStream,
+    /// The service itself, or its group.
+    door: Arc<Door>,
+    ends: Ends,
     terms: Terms,
     open: Open,
     steps: Steps,
+}
+
+/// Both ends of a flow. Where neither is encrypted the kernel may carry it.
+#[derive(Debug)]
+enum Ends {
+    Plain(TcpStream, TcpStream),
+    Secure(End, End),
+}
+
+impl Ends {
+    fn new(client: End, backend: End) -> Self {
+        match (client, backend) {
+            (End::Plain(client), End::Plain(backend)) => Self::Plain(client, backend),
+            (client, backend) => Self::Secure(client, backend),
+        }
+    }
 }
 
 /// Serves one accepted connection to its end.
@@ -84,11 +105,11 @@ pub fn serve<P: Send>(
     peer: SocketAddr,
     permit: P,
 ) -> impl Future<Output = ()> + Send {
-    let meeting = Box::pin(meet(Arc::clone(&door), client, peer));
+    let meeting = Box::pin(meet(door, client, peer));
     async move {
         let Some(Met {
-            client,
-            backend,
+            door,
+            ends,
             terms,
             open,
             steps,
@@ -96,7 +117,11 @@ pub fn serve<P: Send>(
         else {
             return;
         };
-        let outcome = relay(client, backend, terms, open.meter(), open.ended()).await;
+        let (meter, ended) = (open.meter(), open.ended());
+        let outcome = match ends {
+            Ends::Plain(client, backend) => relay(client, backend, terms, meter, ended).await,
+            Ends::Secure(client, backend) => Box::pin(relay(client, backend, terms, meter, ended)).await,
+        };
         door.close(&open, steps, &outcome);
         drop(permit);
     }
@@ -120,7 +145,38 @@ async fn meet(door: Arc<Door>, mut client: TcpStream, peer: SocketAddr) -> Optio
             return None;
         }
     };
-    let Reached { backend, chosen } = match reach(&door, &snapshot, &client, &mut record).await {
+    let secured = match secure::meet(&door, &snapshot, client).await {
+        Ok(secured) => secured,
+        Err(end) => {
+            door.log(&record, (0, 0), end);
+            return None;
+        }
+    };
+    let secure::Met {
+        client,
+        facts,
+        early,
+        door: group,
+    } = secured;
+    // From here on it is the group's, if it goes to one.
+    let (door, snapshot) = match group {
+        Some(group) => {
+            group.service.counters.accepted.add(1);
+            let snapshot = group.service.live.load();
+            (group, snapshot)
+        }
+        None => (door, snapshot),
+    };
+    let policy = &snapshot.service;
+    let told = Told {
+        identity: &identity,
+        facts: facts.as_ref(),
+    };
+    let Reached {
+        backend,
+        chosen,
+        mut opening,
+    } = match reach(&door, &snapshot, &client, told, &mut record).await {
         Ok(reached) => reached,
         Err(end) => {
             turn_away(client, policy.all_down).await;
@@ -128,7 +184,7 @@ async fn meet(door: Arc<Door>, mut client: TcpStream, peer: SocketAddr) -> Optio
             return None;
         }
     };
-    let opening = identity.opening(chosen.client_ip, &client);
+    opening.bytes.extend_from_slice(&early);
     let terms = Terms {
         idle: policy.timeouts.idle,
         half_close: policy.timeouts.half_close,
@@ -138,15 +194,47 @@ async fn meet(door: Arc<Door>, mut client: TcpStream, peer: SocketAddr) -> Optio
         .sessions
         .open(&door.service, record.client, record.begun, chosen.pick);
     Some(Met {
-        client,
-        backend,
+        door,
+        ends: Ends::new(client, backend),
         terms,
         open,
         steps: record.steps,
     })
 }
 
+/// What a backend is told of a client.
+#[derive(Clone, Copy, Debug)]
+struct Told<'a> {
+    identity: &'a Identity,
+    facts: Option<&'a Facts>,
+}
+
 impl Door {
+    /// Where connections of a service come in on one thread.
+    #[must_use]
+    pub fn new(service: Arc<ServiceState>, sessions: Arc<Sessions>, journal: Option<Arc<Journal>>) -> Self {
+        Self {
+            service,
+            sessions,
+            journal,
+            chooser: Mutex::new(Chooser::new(rand::random())),
+            groups: Mutex::default(),
+        }
+    }
+
+    /// The way to the backends of this group.
+    fn group(&self, name: &str) -> Option<Arc<Self>> {
+        let service = self.service.group(name)?;
+        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(door) = groups.iter().find(|door| Arc::ptr_eq(&door.service, &service)) {
+            return Some(Arc::clone(door));
+        }
+        groups.retain(|door| door.service.name != service.name);
+        let door = Arc::new(Self::new(service, Arc::clone(&self.sessions), self.journal.clone()));
+        groups.push(Arc::clone(&door));
+        Some(door)
+    }
+
     /// Keeps the books of a connection that was carried.
     fn close(&self, open: &Open, steps: Steps, outcome: &Outcome) {
         let session = open.session();
@@ -231,12 +319,21 @@ async fn identify(
 /// A backend that answered, and the permit to use it.
 #[derive(Debug)]
 struct Reached {
-    backend: TcpStream,
+    backend: End,
     chosen: Chosen,
+    /// What it is still to be sent first.
+    opening: Opening,
 }
 
 /// Finds a backend that takes the connection. Each is tried once; nothing has been sent to any of them.
-async fn reach(door: &Door, snapshot: &Snapshot, client: &TcpStream, record: &mut Record) -> Result<Reached, Ending> {
+async fn reach(
+    door: &Door,
+    snapshot: &Snapshot,
+    client: &End,
+    told: Told<'_>,
+    record: &mut Record,
+) -> Result<Reached, Ending> {
+    let connector = snapshot.tls.client.as_deref();
     let policy = &snapshot.service;
     let mut tried = Vec::new();
     loop {
@@ -245,19 +342,40 @@ async fn reach(door: &Door, snapshot: &Snapshot, client: &TcpStream, record: &mu
         let source = source(chosen.client_ip, record.client);
         record.backend = Some(state.address);
         let begun = Instant::now();
-        let first = match chosen.client_ip {
-            ClientIp::ProxyV1 | ClientIp::ProxyV2 => FirstBytes::Here,
-            ClientIp::None | ClientIp::Transparent => FirstBytes::of(client),
+        let first = match (chosen.client_ip, client) {
+            (ClientIp::None | ClientIp::Transparent, End::Plain(client)) if connector.is_none() => {
+                FirstBytes::of(client)
+            }
+            _ => FirstBytes::Here,
         };
-        let result = connect(state.address, source, first, policy.timeouts.connect).await;
+        let limit = policy.timeouts.connect;
+        let reaching = async {
+            let stream = connect(state.address, source, first, limit).await?;
+            let mut opening = told.identity.opening(chosen.client_ip, client, told.facts);
+            let backend = match connector {
+                None => End::Plain(stream),
+                Some(connector) => {
+                    let header = std::mem::take(&mut opening.bytes);
+                    opening.header_len = 0;
+                    let stream = secure::begin(connector, &chosen, stream, &header, limit).await?;
+                    End::Tls(Box::new(stream.into()))
+                }
+            };
+            Ok((backend, opening))
+        };
+        let result = reaching.await;
         record.steps.connect += begun.elapsed();
         let error = match result {
-            Ok(backend) => {
+            Ok((backend, opening)) => {
                 state.connected(begun.elapsed());
                 if record.steps.retries > 0 {
                     door.service.counters.redispatched.add(1);
                 }
-                return Ok(Reached { backend, chosen });
+                return Ok(Reached {
+                    backend,
+                    chosen,
+                    opening,
+                });
             }
             Err(error) => error,
         };
@@ -285,7 +403,13 @@ pub(crate) fn source(client_ip: ClientIp, client: SocketAddr) -> Source {
 }
 
 /// Appends what a backend is sent first to tell it of a client who came to `local`.
-pub(crate) fn opening_for(how: ClientIp, client: SocketAddr, local: SocketAddr, out: &mut Vec<u8>) {
+pub(crate) fn opening_for(
+    how: ClientIp,
+    client: SocketAddr,
+    local: SocketAddr,
+    facts: Option<&Facts>,
+    out: &mut Vec<u8>,
+) {
     match how {
         ClientIp::None | ClientIp::Transparent => {}
         ClientIp::ProxyV1 => v1::write(client, local, out),
@@ -294,9 +418,19 @@ pub(crate) fn opening_for(how: ClientIp, client: SocketAddr, local: SocketAddr, 
                 source: client,
                 destination: local,
             };
-            v2::write(claim, &Extensions::default(), out);
+            v2::write(claim, &extensions(facts), out);
         }
     }
+}
+
+/// What TLS told, for a PROXY header.
+fn extensions(facts: Option<&Facts>) -> Extensions<'_> {
+    facts.map_or_else(Extensions::default, |facts| Extensions {
+        alpn: facts.alpn.as_deref(),
+        authority: facts.server_name.as_deref(),
+        ssl: Some(facts.as_ssl()),
+        ..Extensions::default()
+    })
 }
 
 /// Asks for the next backend.
@@ -317,11 +451,15 @@ async fn choose(door: &Door, snapshot: &Snapshot, record: &mut Record, tried: &[
 }
 
 /// Tells a client that nobody can take it.
-async fn turn_away(mut client: TcpStream, how: AllDown) {
+async fn turn_away(mut client: End, how: AllDown) {
     const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\n\
         connection: close\r\n\r\n";
     match how {
-        AllDown::Reset => reset_on_close(&client),
+        AllDown::Reset => {
+            if let Some(socket) = client.socket() {
+                reset_on_close(socket);
+            }
+        }
         AllDown::Close => {}
         AllDown::Http503 => {
             // Without reading what the client sends, the kernel would reset the connection and the answer be lost.

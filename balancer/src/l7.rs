@@ -33,6 +33,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::l4::choose::Chooser;
 use crate::l4::identity::Identity;
+use crate::l4::secure::accept;
 use crate::l4::sessions::{Open, Sessions};
 use crate::log::Journal;
 use crate::plan::Http;
@@ -143,13 +144,26 @@ pub async fn serve<P: Send>(door: Arc<Door>, mut stream: TcpStream, peer: Socket
         Some(client) => client,
         None => return reset_on_close(&stream),
     };
-    let info = ClientInfo {
+    let mut info = ClientInfo {
         client,
         local: stream.local_addr().unwrap_or(peer),
         protocol: Protocol::Http1,
         tls: None,
     };
-    converse(door, stream, info).await;
+    let snapshot = door.service().live.load();
+    let (terminator, limit) = (snapshot.tls.server.clone(), snapshot.service.timeouts.handshake);
+    drop(snapshot);
+    match terminator {
+        None => converse(door, stream, info).await,
+        Some(terminator) => {
+            let accepted = accept(door.service(), &terminator, stream, limit).await;
+            drop(terminator);
+            if let Some((stream, facts)) = accepted {
+                info.tls = Some(Arc::new(facts));
+                Box::pin(converse(door, stream, info)).await;
+            }
+        }
+    }
     drop(permit);
 }
 

@@ -33,6 +33,7 @@ pub mod snapshot;
 pub mod socket;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod tls;
 
 pub use config::{Config, Problems};
 pub use control::Bound;

@@ -7,7 +7,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -17,7 +17,6 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::l4::choose::Chooser;
 use crate::l4::sessions::Sessions;
 use crate::l4::{self, Door, flows};
 use crate::l7;
@@ -89,12 +88,11 @@ impl Thread {
     ) -> io::Result<()> {
         let _guard = self.handle.enter();
         let door = || {
-            Arc::new(Door {
-                service: Arc::clone(service),
-                sessions: Arc::clone(&self.sessions),
-                journal: self.journal.clone(),
-                chooser: Mutex::new(Chooser::new(rand::random())),
-            })
+            Arc::new(Door::new(
+                Arc::clone(service),
+                Arc::clone(&self.sessions),
+                self.journal.clone(),
+            ))
         };
         let all = Arc::clone(all);
         match listener {

@@ -97,6 +97,14 @@ pub struct ServiceReport {
     pub rate_limited: u64,
     /// Ended for their PROXY header.
     pub bad_proxy_header: u64,
+    /// TLS handshakes with clients.
+    pub tls_handshakes: u64,
+    /// Those of them that went on from an earlier connection.
+    pub tls_resumed: u64,
+    /// Failed ones, and first messages that are none.
+    pub tls_failed: u64,
+    /// Certificates that clients are shown.
+    pub certificates: Vec<CertificateReport>,
     /// Turned away for want of a backend.
     pub no_backend: u64,
     /// Turned away because the line was full or did not move.
@@ -119,6 +127,17 @@ pub struct ServiceReport {
     pub rates: Rates,
     /// Backends.
     pub backends: Vec<BackendReport>,
+}
+
+/// A certificate that clients are shown.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct CertificateReport {
+    /// Its file.
+    pub file: String,
+    /// Names it is for.
+    pub names: Vec<String>,
+    /// When it ends, in seconds since 1970.
+    pub not_after: i64,
 }
 
 /// One backend of one service.

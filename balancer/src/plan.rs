@@ -89,6 +89,13 @@ pub struct Service {
     pub mode: Mode,
     /// Rules for requests in [`Mode::Http`].
     pub http: Http,
+    /// TLS of clients that is ended here; without it bytes pass as they are.
+    pub tls: Option<Tls>,
+    /// TLS that is begun to backends.
+    pub backend_tls: Option<BackendTls>,
+    /// Where connections go by the server name that their client asks for, first match first; what matches none stays
+    /// with the service's own backends.
+    pub sni: Vec<Sni>,
     /// The service whose group this is; it has no listener of its own then.
     pub parent: Option<Arc<str>>,
     /// How a backend is chosen.
@@ -159,6 +166,81 @@ impl fmt::Display for Mode {
             Self::Http => "http",
             Self::Udp => "udp",
         })
+    }
+}
+
+/// TLS of clients that is ended here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tls {
+    /// Files of certificates, each with that of its key; the first is shown to who asks for no name of them.
+    pub pairs: Vec<(PathBuf, PathBuf)>,
+    /// File of the authorities that clients' certificates have to come from.
+    pub client_ca: Option<PathBuf>,
+    /// Whether a client has to show one.
+    pub client: ClientCertificate,
+    /// Protocols that are offered, best first.
+    pub alpn: Vec<String>,
+    /// Oldest version that is spoken.
+    pub least: TlsVersion,
+}
+
+/// Whether a client has to show a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ClientCertificate {
+    /// Who has none is turned away.
+    Required,
+    /// Who has none is served; who shows a wrong one is turned away.
+    Optional,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TlsVersion {
+    /// 1.2
+    V1_2,
+    /// 1.3
+    V1_3,
+}
+
+/// TLS that is begun to backends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendTls {
+    /// File of the authorities that their certificates have to come from; `None` is those that the machine trusts.
+    pub ca: Option<PathBuf>,
+    /// Any certificate will do.
+    pub insecure: bool,
+    /// The name that is asked for, and that certificates have to be for; `None` is the backend's own.
+    pub name: Option<String>,
+}
+
+/// Some connections, and the group of backends that serves them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sni {
+    /// Server name in lower case; one that begins with `*.` is any below that domain.
+    pub name: String,
+    /// Name of the service that is the group; see [`Service::parent`].
+    pub group: Arc<str>,
+}
+
+impl Sni {
+    /// True if it is for this name, given in lower case.
+    #[must_use]
+    pub fn is_for(&self, name: &str) -> bool {
+        match self.name.strip_prefix('*') {
+            Some(domain) => name.len() > domain.len() && name.ends_with(domain),
+            None => name == self.name,
+        }
+    }
+}
+
+impl Service {
+    /// Files with certificates and keys.
+    pub fn tls_files(&self) -> impl Iterator<Item = &PathBuf> {
+        let pairs = self.tls.iter().flat_map(|tls| &tls.pairs);
+        let pairs = pairs.flat_map(|(certificate, key)| [certificate, key]);
+        let authorities = self.tls.iter().filter_map(|tls| tls.client_ca.as_ref());
+        let of_backends = self.backend_tls.iter().filter_map(|tls| tls.ca.as_ref());
+        pairs.chain(authorities).chain(of_backends)
     }
 }
 
@@ -342,6 +424,8 @@ pub struct Timeouts {
     pub drain: Duration,
     /// A client waiting for a backend with room.
     pub queue: Duration,
+    /// A client's TLS handshake, or the first message of it that is looked at.
+    pub handshake: Duration,
 }
 
 /// How backends learn the client's address.

@@ -58,6 +58,12 @@ pub struct Counters {
     pub rate_limited: Counter,
     /// Ended because of a PROXY header that was missing, broken or too slow.
     pub bad_proxy_header: Counter,
+    /// TLS handshakes of clients that came to pass.
+    pub tls_handshakes: Counter,
+    /// Those of them that went on from an earlier connection.
+    pub tls_resumed: Counter,
+    /// TLS handshakes of clients that did not, and first messages of which no name could be read.
+    pub tls_failed: Counter,
     /// Turned away because no backend could take them.
     pub no_backend: Counter,
     /// Turned away because the line of waiting clients was full, or did not move in time.
@@ -172,7 +178,7 @@ impl ServiceState {
     /// Counts a connect that failed and, if the backend is to blame, tells the control task.
     pub fn connect_failed(&self, backend: &BackendState, error: &ConnectError) {
         match error {
-            ConnectError::Refused(_) => backend.connect_errors.add(1),
+            ConnectError::Refused(_) | ConnectError::Tls(_) => backend.connect_errors.add(1),
             ConnectError::Silent(_) => backend.connect_timeouts.add(1),
             ConnectError::Local(error) => {
                 tracing::warn!(service = %self.name, backend = %backend.address, %error, "Could not connect from here");

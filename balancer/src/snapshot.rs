@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use crate::backend::BackendState;
 use crate::plan::{ClientIp, Schedule, Service};
 use crate::schedule::{Member, Table, member_key};
+use crate::tls::Material;
 
 /// The current value of something that is replaced as a whole.
 #[derive(Debug)]
@@ -39,6 +40,8 @@ pub struct Snapshot {
     pub version: u64,
     /// Its policies.
     pub service: Arc<Service>,
+    /// What it has of TLS.
+    pub tls: Material,
     /// Who may be chosen.
     pub primary: Pool,
     /// Who may be chosen when no primary can take the client.
@@ -94,6 +97,8 @@ pub struct Candidate {
     pub limit: u32,
     /// How it learns the client's address.
     pub client_ip: ClientIp,
+    /// Its name, if it was configured by one.
+    pub host: Option<Arc<str>>,
 }
 
 impl Candidate {
@@ -106,7 +111,15 @@ impl Candidate {
             weight,
             limit,
             client_ip,
+            host: None,
         }
+    }
+
+    /// The same, known by this name.
+    #[must_use]
+    pub fn called(mut self, host: Option<Arc<str>>) -> Self {
+        self.host = host;
+        self
     }
 
     /// True if nothing about it differs.
@@ -114,5 +127,6 @@ impl Candidate {
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.state, &other.state)
             && (self.weight, self.limit, self.client_ip) == (other.weight, other.limit, other.client_ip)
+            && self.host == other.host
     }
 }

@@ -14,6 +14,7 @@ mod page;
 mod process;
 mod reload;
 mod support;
+mod tls;
 mod transparent;
 mod trouble;
 mod udp;

@@ -52,6 +52,7 @@ const BALANCER: &[Row] = &[
     LeftToRight(&[
         "ipvsadm",
         "schedule",
+        "tls",
         "relay",
         "proxy_protocol",
         "log",

@@ -19,6 +19,9 @@ pub enum ConnectError {
     /// Nobody answered in time.
     #[error("connect not answered within {0:?}")]
     Silent(Duration),
+    /// It answered, and TLS with it did not come to pass.
+    #[error("TLS failed: {0}")]
+    Tls(io::Error),
     /// This machine could not even try: no port, no file, no memory, no right.
     #[error("could not connect from here: {0}")]
     Local(io::Error),

@@ -2,6 +2,7 @@
 
 mod groups;
 mod http;
+mod tls;
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -246,6 +247,9 @@ impl<'a> Reader<'a> {
         let mode = self.parsed("mode", Mode::Tcp, |text| values::word(text, &MODES));
         let service = Service {
             http: self.http(mode),
+            tls: self.tls(mode, folder),
+            backend_tls: self.backend_tls(folder),
+            sni: Vec::new(),
             parent: None,
             name,
             listen,
@@ -478,6 +482,7 @@ impl<'a> Reader<'a> {
             idle: self.parsed("idle_timeout", Duration::ZERO, values::duration),
             half_close: self.parsed("half_close_timeout", Duration::from_secs(60), values::positive_duration),
             drain: self.parsed("drain_timeout", Duration::from_secs(30), values::duration),
+            handshake: self.parsed("handshake_timeout", Duration::from_secs(10), values::positive_duration),
             queue: self.parsed("queue_timeout", Duration::from_secs(10), values::positive_duration),
         }
     }

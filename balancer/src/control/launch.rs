@@ -1,5 +1,6 @@
 //! From a configuration to a control task that runs: first everything is had, then anything begins.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -46,7 +47,7 @@ impl Launch {
     /// See [`StartError`]; nothing is left behind then.
     pub async fn prepare(config: Config) -> Result<Self, StartError> {
         let asked = config.check().map_err(StartError::Config)?.plan.process.resolver;
-        let (mut sources, warnings) = sources::load(config, &Known::new(), &NameServers::new(asked))
+        let (mut sources, warnings) = sources::load(config, &Known::new(), &HashMap::new(), &NameServers::new(asked))
             .await
             .map_err(StartError::Config)?;
         for warning in warnings.iter() {

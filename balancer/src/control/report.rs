@@ -11,8 +11,10 @@ use super::state::{Duty, Entry, Member};
 use crate::config::Problems;
 use crate::health::Health;
 use crate::metrics::rate::Meter;
-use crate::metrics::{BackendReport, NameReport, Rates, Reloads, Report, ServiceReport};
+use crate::metrics::{BackendReport, CertificateReport, NameReport, Rates, Reloads, Report, ServiceReport};
 use crate::plan::{CheckKind, Endpoint, Mode};
+use crate::tls::Material;
+use crate::tls::server::Shown;
 
 /// A service, or one backend of it.
 type Key = (Arc<str>, Option<SocketAddr>);
@@ -160,6 +162,10 @@ impl Observed {
             denied: counters.denied.get(),
             rate_limited: counters.rate_limited.get(),
             bad_proxy_header: counters.bad_proxy_header.get(),
+            tls_handshakes: counters.tls_handshakes.get(),
+            tls_resumed: counters.tls_resumed.get(),
+            tls_failed: counters.tls_failed.get(),
+            certificates: certificates(&entry.tls),
             no_backend: counters.no_backend.get(),
             queue_overflow: counters.queue_overflow.get(),
             queued: counters.queued.get(),
@@ -260,6 +266,16 @@ impl Control {
         };
         endpoints.into_iter().map(report).collect()
     }
+}
+
+fn certificates(tls: &Material) -> Vec<CertificateReport> {
+    let shown = tls.server.iter().flat_map(|it| &it.certificates);
+    let report = |it: &Shown| CertificateReport {
+        file: it.file.display().to_string(),
+        names: it.names.clone(),
+        not_after: it.not_after,
+    };
+    shown.map(report).collect()
 }
 
 /// A name without an address, where a backend should be.

@@ -13,6 +13,7 @@ use super::edits::Edits;
 use super::state::Wish;
 use crate::config::{Checked, Config, Place, Problem, Problems, backends};
 use crate::plan::{Backend, Endpoint, Plan, Service};
+use crate::tls::Material;
 
 /// Everything that says what should be.
 #[derive(Clone, Debug)]
@@ -27,6 +28,8 @@ pub struct Sources {
     pub edits: Edits,
     /// What names stood for last, when they could be resolved.
     pub names: Known,
+    /// What was made of certificates and keys, when they were good.
+    pub tls: Tls,
 }
 
 /// What names stand for, as far as that is known.
@@ -38,19 +41,27 @@ pub type Known = HashMap<Endpoint, Vec<Target>>;
 /// All problems of all files and names.
 pub async fn examine(config: Config) -> Result<Checked, Problems> {
     let servers = NameServers::new(config.check()?.plan.process.resolver);
-    let (sources, warnings) = load(config, &Known::new(), &servers).await?;
+    let (sources, warnings) = load(config, &Known::new(), &HashMap::new(), &servers).await?;
     Ok(Checked {
         plan: sources.plan,
         warnings,
     })
 }
 
+/// What each service has of TLS.
+pub type Tls = HashMap<Arc<str>, Material>;
+
 /// Reads and resolves everything. A name that cannot be resolved now stands for what it stood for in `known`; a name of
 /// which nothing is known and nobody can say now is a warning, and one that does not exist a problem.
 ///
 /// # Errors
 /// All problems of all files and names; nothing has changed then.
-pub async fn load(config: Config, known: &Known, resolver: &dyn Resolver) -> Result<(Sources, Problems), Problems> {
+pub async fn load(
+    config: Config,
+    known: &Known,
+    tls: &Tls,
+    resolver: &dyn Resolver,
+) -> Result<(Sources, Problems), Problems> {
     let mut checked = config.check()?;
     let mut sources = Sources {
         config,
@@ -58,8 +69,15 @@ pub async fn load(config: Config, known: &Known, resolver: &dyn Resolver) -> Res
         files: HashMap::new(),
         edits: Edits::default(),
         names: HashMap::new(),
+        tls: HashMap::new(),
     };
     let mut problems = Vec::new();
+    for service in sources.plan.services.clone() {
+        match sources.load_tls(&service, tls.get(&service.name)) {
+            Ok(material) => drop(sources.tls.insert(service.name, material)),
+            Err(problem) => problems.push(problem),
+        }
+    }
     for service in &sources.plan.services {
         let Some(path) = &service.backends_file else { continue };
         match read_backends(path) {
@@ -174,17 +192,57 @@ impl Sources {
     /// The files that say something: the configuration and the backends files.
     #[must_use]
     pub fn files(&self) -> HashSet<PathBuf> {
-        let backends = self
-            .plan
-            .services
-            .iter()
-            .filter_map(|service| service.backends_file.clone());
-        self.config
-            .file()
-            .map(Path::to_owned)
-            .into_iter()
-            .chain(backends)
-            .collect()
+        let certificates = self.plan.services.iter().flat_map(Service::tls_files).cloned();
+        let config = self.config.file().map(Path::to_owned);
+        let backends = self.backends_files();
+        config.into_iter().chain(backends).chain(certificates).collect()
+    }
+
+    /// Those of them that list backends.
+    #[must_use]
+    pub fn backends_files(&self) -> HashSet<PathBuf> {
+        let services = self.plan.services.iter();
+        services.filter_map(|service| service.backends_file.clone()).collect()
+    }
+
+    /// Reads the certificates anew of those services that have one of these files. Says for whom that went well; who is
+    /// among the problems keeps what it had.
+    pub fn reread_certificates(&mut self, changed: &[PathBuf]) -> (Vec<String>, Problems) {
+        let (mut good, mut problems) = (Vec::new(), Vec::new());
+        for service in self.plan.services.clone() {
+            if !service.tls_files().any(|file| changed.contains(file)) {
+                continue;
+            }
+            match self.load_tls(&service, self.tls.get(&service.name)) {
+                Ok(material) => {
+                    good.push(service.name.to_string());
+                    self.tls.insert(service.name, material);
+                }
+                Err(mut problem) => {
+                    problem.text.push_str("; the certificates before stay in use");
+                    problems.push(problem);
+                }
+            }
+        }
+        (good, Problems(problems))
+    }
+
+    fn load_tls(&self, service: &Service, before: Option<&Material>) -> Result<Material, Problem> {
+        Material::load(service, before).map_err(|error| {
+            let file = error.file().map(|file| file.display().to_string());
+            let name = error
+                .file()
+                .and_then(Path::file_name)
+                .map(|name| name.to_string_lossy());
+            let written = file.as_deref().into_iter().chain(name.as_deref());
+            let place = written.filter_map(|text| self.config.place_of(text)).next();
+            let (place, path) = place.unwrap_or((Place::Default, String::new()));
+            Problem {
+                place,
+                path,
+                text: error.to_string(),
+            }
+        })
     }
 
     /// Takes over what a backends file says now.
@@ -256,6 +314,7 @@ impl Sources {
                 list.extend(new.map(|it| (it.address, it.backend(&backend))));
             }
             Wish {
+                tls: self.tls.get(&service.name).cloned().unwrap_or_default(),
                 service: Arc::new(service),
                 backends: list,
                 names,

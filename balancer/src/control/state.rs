@@ -18,6 +18,8 @@ use crate::l4::sessions::Why;
 use crate::plan::{Backend, Check, CheckKind, Endpoint, OnDown, Service};
 use crate::service::ServiceState;
 use crate::snapshot::{Pool, Snapshot};
+use crate::tls::Material;
+use crate::tls::client::Secured;
 
 mod pool;
 #[cfg(test)]
@@ -37,6 +39,8 @@ pub struct Wish {
     pub service: Arc<Service>,
     /// Backends, no address twice.
     pub backends: Vec<(SocketAddr, Backend)>,
+    /// What it has of TLS.
+    pub tls: Material,
     /// Names that are configured. An address that one of them stands for no more gets nothing new, and keeps its
     /// connections: nobody took it out of service.
     pub names: Vec<Endpoint>,
@@ -51,6 +55,8 @@ pub enum Effect {
         target: Target,
         /// What to ask.
         check: Check,
+        /// How, if the backend speaks TLS.
+        tls: Option<Secured>,
     },
     /// Connect to a backend that was put out, and tell [`State::tried`].
     Try {
@@ -58,6 +64,8 @@ pub enum Effect {
         target: Target,
         /// How long it may take.
         limit: Duration,
+        /// How, if the backend speaks TLS.
+        tls: Option<Secured>,
     },
     /// End live connections.
     End {
@@ -109,6 +117,8 @@ pub struct Entry {
     pub shared: Arc<ServiceState>,
     /// Its backends, in the order they were written; those on their way out at the end.
     pub members: Vec<Member>,
+    /// What it has of TLS.
+    pub tls: Material,
     /// Names among what its backends were written as.
     pub names: Vec<Endpoint>,
     /// True while failing backends get traffic because too few are healthy.
@@ -222,7 +232,7 @@ impl State {
                 }
             };
             entry.is_leaving = false;
-            entry.change_policies(wish.service, now);
+            entry.change_policies(wish.service, wish.tls, now);
             entry.update_members(&wish.backends, wish.names, now, &mut self.next_ticket);
             entry.publish(now);
         }
@@ -372,11 +382,29 @@ impl State {
     }
 }
 
+/// How a backend is asked that speaks TLS.
+fn secured(tls: &Material, service: &Service, spec: &Backend) -> Option<Secured> {
+    Some(Secured {
+        connector: Arc::clone(tls.client.as_ref()?),
+        host: host_of(spec),
+        client_ip: spec.client_ip.unwrap_or(service.client_ip),
+    })
+}
+
+/// The name a backend was configured by.
+fn host_of(spec: &Backend) -> Option<Arc<str>> {
+    match &spec.endpoint {
+        Endpoint::Name(host, _) => Some(Arc::from(&**host)),
+        Endpoint::Address(_) | Endpoint::Srv(_) => None,
+    }
+}
+
 impl Entry {
     fn new(service: &Arc<Service>, reports: Reports) -> Self {
         let snapshot = Snapshot {
             version: 0,
             service: Arc::clone(service),
+            tls: Material::default(),
             primary: Pool::new(service.schedule, Vec::new()),
             backup: Pool::new(service.schedule, Vec::new()),
             is_pending: true,
@@ -385,6 +413,7 @@ impl Entry {
             service: Arc::clone(service),
             shared: Arc::new(ServiceState::new(snapshot, reports)),
             members: Vec::new(),
+            tls: Material::default(),
             names: Vec::new(),
             is_panicking: false,
             is_leaving: false,
@@ -394,8 +423,10 @@ impl Entry {
         }
     }
 
-    fn change_policies(&mut self, service: Arc<Service>, now: Instant) {
-        if self.service.check != service.check {
+    fn change_policies(&mut self, service: Arc<Service>, tls: Material, now: Instant) {
+        let is_tls_new = self.service.backend_tls != service.backend_tls;
+        self.tls = tls;
+        if self.service.check != service.check || is_tls_new {
             for member in &mut self.members {
                 if service.check.kind == CheckKind::None {
                     member.machine = HealthMachine::new(&service.check);
@@ -512,6 +543,7 @@ impl Entry {
                 effects.push(Effect::Probe {
                     target: target(),
                     check: service.check.clone(),
+                    tls: secured(&self.tls, &service, &member.spec),
                 });
                 (member.is_probing, member.probe_began) = (true, Some(now));
                 member.probe_at = None;
@@ -520,6 +552,7 @@ impl Entry {
                 effects.push(Effect::Try {
                     target: target(),
                     limit: service.timeouts.connect,
+                    tls: secured(&self.tls, &service, &member.spec),
                 });
                 member.is_trying = true;
             }

@@ -9,19 +9,24 @@ use hyper::Request;
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
 use super::tcp;
 use crate::health::Failure;
 use crate::plan::{Check, CheckKind};
+use crate::tls::FileError;
+use crate::tls::client::{self, Secured};
 
-pub(super) async fn probe(address: SocketAddr, check: &Check) -> Result<(), Failure> {
+pub(super) async fn probe(address: SocketAddr, check: &Check, secured: Option<&Secured>) -> Result<(), Failure> {
     let stream = tcp::connect(address).await?;
+    let failed = |error: std::io::Error| Failure::answered(format!("TLS with {address} failed: {error}"));
+    if let Some(secured) = secured {
+        let stream = secured.begin(address, stream, check.timeout).await.map_err(failed)?;
+        return ask(stream, address, check).await;
+    }
     if check.kind == CheckKind::Http {
         return ask(stream, address, check).await;
     }
@@ -29,7 +34,6 @@ pub(super) async fn probe(address: SocketAddr, check: &Check) -> Result<(), Fail
         Some(host) => ServerName::try_from(host.clone()).map_err(|_| Failure::answered("check_host is not a name")),
         None => Ok(ServerName::from(address.ip())),
     }?;
-    let failed = |error: std::io::Error| Failure::answered(format!("TLS with {address} failed: {error}"));
     let stream = TlsConnector::from(tls(check.insecure)?)
         .connect(name, stream)
         .await
@@ -70,75 +74,12 @@ async fn ask(
 fn tls(insecure: bool) -> Result<Arc<ClientConfig>, Failure> {
     static STRICT: OnceLock<Result<Arc<ClientConfig>, String>> = OnceLock::new();
     static LAX: OnceLock<Result<Arc<ClientConfig>, String>> = OnceLock::new();
+    let strict = || client::of_the_system().and_then(client::strict);
+    let text = |error: FileError| error.to_string();
     let made = if insecure {
-        LAX.get_or_init(lax)
+        LAX.get_or_init(|| client::lax().map(Arc::new).map_err(text))
     } else {
-        STRICT.get_or_init(strict)
+        STRICT.get_or_init(|| strict().map(Arc::new).map_err(text))
     };
     made.clone().map_err(Failure::answered)
-}
-
-fn strict() -> Result<Arc<ClientConfig>, String> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if roots.is_empty() {
-        return Err("this machine has no trusted certificates; install ca-certificates or set check_insecure".into());
-    }
-    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?;
-    Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
-}
-
-fn lax() -> Result<Arc<ClientConfig>, String> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?;
-    let verifier = Arc::new(AnyCertificate(provider));
-    Ok(Arc::new(
-        builder
-            .dangerous()
-            .with_custom_certificate_verifier(verifier)
-            .with_no_client_auth(),
-    ))
-}
-
-/// For `check_insecure`: a check asks whether a node works, and sends it nothing that must stay secret.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

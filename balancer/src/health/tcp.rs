@@ -1,14 +1,23 @@
 //! Does it accept a connection?
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use crate::health::Failure;
 use crate::socket::{self, FirstBytes, Source, reset_on_close};
+use crate::tls::client::Secured;
 
 /// Connects and leaves at once. The reset spares the backend a closing handshake, and this machine a port in TIME_WAIT.
-pub(super) async fn probe(address: SocketAddr) -> Result<(), Failure> {
+/// Where backends speak TLS, a handshake is part of the question.
+pub(super) async fn probe(address: SocketAddr, tls: Option<&Secured>, limit: Duration) -> Result<(), Failure> {
     let stream = connect(address).await?;
-    reset_on_close(&stream);
+    let Some(tls) = tls else {
+        reset_on_close(&stream);
+        return Ok(());
+    };
+    let failed = |error: std::io::Error| Failure::answered(format!("TLS with {address} failed: {error}"));
+    let stream = tls.begin(address, stream, limit).await.map_err(failed)?;
+    reset_on_close(stream.get_ref().0);
     Ok(())
 }
 

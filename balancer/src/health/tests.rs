@@ -89,13 +89,13 @@ async fn an_http_check_wants_an_expected_status() {
     let (address, mut asked) = answering(b"HTTP/1.1 204 No Content\r\n\r\n").await;
 
     let options = [("check", "http"), ("check-path", "/heartbeat?x=1")];
-    assert_eq!(probe(address, &check(&options)).await, Ok(()));
+    assert_eq!(probe(address, &check(&options), None).await, Ok(()));
     let asked = asked.recv().await.expect("it was asked").to_lowercase();
     assert!(asked.starts_with("get /heartbeat?x=1 http/1.1\r\n"), "{asked}");
     assert!(asked.contains(&format!("host: {address}\r\n")), "{asked}");
 
     let picky = [("check", "http"), ("check-expect", "200")];
-    let failure = probe(address, &check(&picky)).await.expect_err("204 is not 200");
+    let failure = probe(address, &check(&picky), None).await.expect_err("204 is not 200");
     assert_eq!(failure, Failure::answered("GET /heartbeat answered 204"));
 }
 
@@ -106,12 +106,12 @@ async fn a_check_may_ask_another_port_than_the_traffics() {
     let port = address.port().to_string();
 
     assert_eq!(
-        probe(traffic, &check(&[("check", "http"), ("check-port", &port)])).await,
+        probe(traffic, &check(&[("check", "http"), ("check-port", &port)]), None).await,
         Ok(())
     );
-    assert_eq!(probe(traffic, &check(&[("check-port", &port)])).await, Ok(()));
+    assert_eq!(probe(traffic, &check(&[("check-port", &port)]), None).await, Ok(()));
     assert!(
-        probe(traffic, &check(&[]))
+        probe(traffic, &check(&[]), None)
             .await
             .expect_err("port 1 is closed")
             .is_unreachable
@@ -124,7 +124,7 @@ async fn a_backend_that_accepts_and_says_nothing_fails_in_time() {
     let address = listener.local_addr().expect("bound");
     let options = [("check", "http"), ("check-timeout", "50ms")];
 
-    let failure = probe(address, &check(&options)).await.expect_err("silence");
+    let failure = probe(address, &check(&options), None).await.expect_err("silence");
 
     assert!(failure.text.contains("no answer"), "{failure}");
 }
@@ -134,7 +134,7 @@ async fn what_is_not_http_is_not_healthy() {
     let (address, _asked) = answering(b"220 smtp ready\r\n").await;
 
     assert!(
-        !probe(address, &check(&[("check", "http")]))
+        !probe(address, &check(&[("check", "http")]), None)
             .await
             .expect_err("smtp")
             .is_unreachable
@@ -177,8 +177,8 @@ mod https {
         let address = secure_backend().await;
 
         let insecure = [("check", "https"), ("check-insecure", "true"), ("check-timeout", "5s")];
-        assert_eq!(probe(address, &check(&insecure)).await, Ok(()));
-        let failure = probe(address, &check(&[("check", "https"), ("check-timeout", "5s")]))
+        assert_eq!(probe(address, &check(&insecure), None).await, Ok(()));
+        let failure = probe(address, &check(&[("check", "https"), ("check-timeout", "5s")]), None)
             .await
             .expect_err("unknown");
         assert!(!failure.is_unreachable, "{failure}");

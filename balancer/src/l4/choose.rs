@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::backend::Pick;
@@ -36,6 +36,8 @@ pub struct Chosen {
     pub pick: Pick,
     /// How it learns the client's address.
     pub client_ip: ClientIp,
+    /// Its name, if it was configured by one.
+    pub host: Option<Arc<str>>,
     /// Who it is; see [`member_key`](crate::schedule::member_key).
     pub key: u64,
 }
@@ -105,6 +107,7 @@ impl Chosen {
         Some(Self {
             pick,
             client_ip: candidate.client_ip,
+            host: candidate.host.clone(),
             key: candidate.key,
         })
     }

@@ -10,7 +10,8 @@ use tokio::net::TcpStream;
 use crate::plan::ClientIp;
 use crate::proxy_protocol::tlv::{Extensions, kind};
 use crate::proxy_protocol::{Claim, HeaderError, Progress, parse, v1, v2};
-use crate::relay::Opening;
+use crate::relay::{Opening, Peer};
+use crate::tls::{End, Facts};
 
 /// How long a proxy may take to send its header, which it has from the start.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -79,12 +80,12 @@ impl Identity {
     }
 
     /// What a backend is sent first.
-    pub(super) fn opening(&self, how: ClientIp, client: &TcpStream) -> Opening {
+    pub(super) fn opening(&self, how: ClientIp, client: &End, facts: Option<&Facts>) -> Opening {
         let mut bytes = Vec::new();
         // A connection whose own address cannot be told any more is about to fail anyway.
         let destination = || {
             self.destination
-                .or_else(|| client.local_addr().ok())
+                .or_else(|| client.socket()?.local_addr().ok())
                 .unwrap_or(self.client)
         };
         match how {
@@ -96,6 +97,8 @@ impl Identity {
                     destination: destination(),
                 };
                 match parse(&self.header) {
+                    // What this balancer knows itself is nearer than what it was told.
+                    _ if facts.is_some() => v2::write(claim, &super::extensions(facts), &mut bytes),
                     // What another proxy said of TLS, names and ids is passed on.
                     Ok(Progress::Complete(header)) => {
                         let told = Extensions {

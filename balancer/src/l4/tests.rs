@@ -16,6 +16,7 @@ async fn a_connection_at_rest_takes_little_memory() {
         .remove(0);
     let pool = || Pool::new(Schedule::Rr, Vec::new());
     let snapshot = Snapshot {
+        tls: Default::default(),
         version: 1,
         service: Arc::new(service),
         primary: pool(),
@@ -23,12 +24,8 @@ async fn a_connection_at_rest_takes_little_memory() {
         is_pending: false,
     };
     let (reports, _) = mpsc::channel(1);
-    let door = Arc::new(Door {
-        service: Arc::new(ServiceState::new(snapshot, reports)),
-        sessions: Arc::default(),
-        journal: None,
-        chooser: Mutex::new(Chooser::new(1)),
-    });
+    let service = Arc::new(ServiceState::new(snapshot, reports));
+    let door = Arc::new(Door::new(service, Arc::default(), None));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
     let client = TcpStream::connect(address).await.expect("connected");

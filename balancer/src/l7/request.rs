@@ -11,10 +11,11 @@ use super::forwarded::Origin;
 use super::framing::{Body, Known, Length, Limits, Request};
 use super::headers::{Upward, request_id, write_request};
 use super::retry::{is_idempotent, may_send_again};
-use super::transport::{BackendStream, Protocol, Wire};
+use super::transport::{BackendStream, ClientInfo, Protocol, Wire};
 use super::{After, Conversation, Door, Lane, Tunnel, cookie, exchange, lock, route};
 use crate::backend::connect::connect;
 use crate::l4::choose::{Chosen, Refusal, next_backend};
+use crate::l4::secure::begin;
 use crate::l4::sessions::{Open, Why};
 use crate::l4::{opening_for, source};
 use crate::log::{By, End, RequestLine};
@@ -165,7 +166,8 @@ impl<C: Peer + Send> Conversation<C> {
             // After one vain attempt no connection is trusted that may have met the same fate.
             let link = match link(
                 &lane,
-                &backends.service,
+                &backends,
+                &self.info,
                 &chosen,
                 is_first,
                 upload.is_repeatable,
@@ -262,7 +264,11 @@ impl<C: Peer + Send> Conversation<C> {
         let state = Arc::clone(chosen.pick.state());
         let mut backend = Wire::new(stream);
         let out = &mut backend.output.bytes;
-        opening_for(chosen.client_ip, self.info.client, self.info.local, out);
+        if let BackendStream::Plain(_) = backend.stream {
+            // One that is encrypted has it already.
+            let info = &self.info;
+            opening_for(chosen.client_ip, info.client, info.local, info.tls.as_deref(), out);
+        }
         let upward = Upward {
             info: &self.info,
             is_trusted: origin.is_trusted,
@@ -516,13 +522,14 @@ struct Link {
 
 async fn link(
     lane: &Lane,
-    policy: &Arc<Service>,
+    backends: &Snapshot,
+    info: &ClientInfo,
     chosen: &Chosen,
     may_be_used: bool,
     is_repeatable: bool,
     record: &mut Record,
 ) -> Result<Link, ()> {
-    let state = chosen.pick.state();
+    let (state, policy) = (chosen.pick.state(), &backends.service);
     // A connection that tells the backend of one client is not for another.
     let may_be_shared = chosen.client_ip == ClientIp::None;
     if may_be_used && may_be_shared {
@@ -536,19 +543,31 @@ async fn link(
         }
     }
     let begun = Instant::now();
-    let result = connect(
-        state.address,
-        source(chosen.client_ip, record.client),
-        FirstBytes::Here,
-        policy.timeouts.connect,
-    )
-    .await;
+    let limit = policy.timeouts.connect;
+    let source = source(chosen.client_ip, record.client);
+    let connecting = async {
+        let stream = connect(state.address, source, FirstBytes::Here, limit).await?;
+        let Some(connector) = &backends.tls.client else {
+            return Ok(BackendStream::Plain(stream));
+        };
+        let mut header = Vec::new();
+        opening_for(
+            chosen.client_ip,
+            info.client,
+            info.local,
+            info.tls.as_deref(),
+            &mut header,
+        );
+        let stream = begin(connector, chosen, stream, &header, limit).await?;
+        Ok(BackendStream::Tls(Box::new(stream)))
+    };
+    let result = connecting.await;
     record.connect += begun.elapsed();
     match result {
         Ok(stream) => {
             state.connected(begun.elapsed());
             Ok(Link {
-                stream: BackendStream::Plain(stream),
+                stream,
                 was_used: false,
                 may_be_shared,
             })

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::relay::Peer;
+pub use crate::tls::{Certificate, Facts as Tls};
 
 /// What is read at once. One such buffer serves all connections of a thread: they own memory only for what cannot go on.
 const SCRATCH: usize = 64 * 1024;
@@ -39,28 +40,6 @@ pub struct ClientInfo {
     pub protocol: Protocol,
     /// What TLS says, if the balancer ended it.
     pub tls: Option<Arc<Tls>>,
-}
-
-/// What a TLS handshake told.
-#[derive(Clone, Debug, Default)]
-pub struct Tls {
-    /// As HAProxy writes it: `TLSv1.3`.
-    pub version: &'static str,
-    /// The name the client asked for.
-    pub server_name: Option<String>,
-    /// The protocol that was agreed on.
-    pub alpn: Option<Vec<u8>>,
-    /// The client's certificate, if it showed one that was verified.
-    pub certificate: Option<Certificate>,
-}
-
-/// A verified certificate of a client.
-#[derive(Clone, Debug, Default)]
-pub struct Certificate {
-    /// Common name of its subject.
-    pub common_name: String,
-    /// The whole of it, in PEM.
-    pub pem: String,
 }
 
 impl ClientInfo {

@@ -48,6 +48,24 @@ const SERVICE: &[OfService] = &[
         |it| num(it.bad_proxy_header),
     ),
     (
+        "tls_handshakes_total",
+        "counter",
+        "TLS handshakes with clients.",
+        |it| num(it.tls_handshakes),
+    ),
+    (
+        "tls_resumed_total",
+        "counter",
+        "TLS handshakes that went on from an earlier connection.",
+        |it| num(it.tls_resumed),
+    ),
+    (
+        "tls_failed_total",
+        "counter",
+        "TLS handshakes that failed, and first messages of clients that are none.",
+        |it| num(it.tls_failed),
+    ),
+    (
         "connections_without_backend_total",
         "counter",
         "Connections turned away for want of a backend.",
@@ -275,6 +293,17 @@ pub fn render(report: &Report) -> String {
         out.head(name, kind, help);
         for service in &report.services {
             out.line(name, &[("service", &service.name)], value(service));
+        }
+    }
+    out.head(
+        "certificate_not_after_seconds",
+        "gauge",
+        "When a certificate ends, since 1970.",
+    );
+    for service in &report.services {
+        for certificate in &service.certificates {
+            let labels = [("service", &*service.name), ("file", &certificate.file)];
+            out.line("certificate_not_after_seconds", &labels, certificate.not_after);
         }
     }
     for (name, kind, help, value) in BACKEND {

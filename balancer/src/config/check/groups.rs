@@ -12,7 +12,7 @@ use crate::config::written::{Entry, Value, Written};
 use crate::plan::{Mode, Route, Service};
 
 /// Keys that a group does not take from its service.
-const OWN: [&str; 6] = ["backends", "backends_file", "name", "listen", "routes", "groups"];
+const OWN: [&str; 7] = ["backends", "backends_file", "name", "listen", "routes", "groups", "sni"];
 
 impl Reader<'_> {
     /// The service, and behind it its groups.
@@ -20,6 +20,7 @@ impl Reader<'_> {
         let mut service = self.service(folder, is_whole_file);
         let groups = self.groups(&service, folder);
         service.http.routes = self.routes(&service, &groups);
+        service.sni = self.sni(&service, &groups);
         let mut all = vec![service];
         all.extend(groups);
         all

@@ -57,12 +57,14 @@ impl Entry {
             || !are_same(&old.primary, &primary)
             || !are_same(&old.backup, &backup)
             || old.is_pending != is_pending
+            || !old.tls.is_same(&self.tls)
         {
             self.version += 1;
             let schedule = self.service.schedule;
             self.shared.publish(Snapshot {
                 version: self.version,
                 service: Arc::clone(&self.service),
+                tls: self.tls.clone(),
                 primary: Pool::new(schedule, primary),
                 backup: Pool::new(schedule, backup),
                 is_pending,
@@ -152,7 +154,8 @@ impl Entry {
     fn candidate(&self, member: &Member, weight: u32) -> Candidate {
         let limit = member.spec.maxconn.unwrap_or(u32::MAX);
         let client_ip = member.spec.client_ip.unwrap_or(self.service.client_ip);
-        Candidate::new(Arc::clone(&member.state), weight.max(1), limit, client_ip)
+        let host = self.tls.client.as_ref().and_then(|_| super::host_of(&member.spec));
+        Candidate::new(Arc::clone(&member.state), weight.max(1), limit, client_ip).called(host)
     }
 }
 

@@ -53,6 +53,7 @@ impl Bench {
                 service: service(options),
                 backends: (1..=backends).map(backend).collect(),
                 names: Vec::new(),
+                tls: Default::default(),
             }],
             now,
         );
@@ -236,6 +237,7 @@ fn weight_0_and_an_operator_keep_new_clients_away_and_give_them_back() {
         service: service(&[]),
         backends: vec![backend(1), quiet, backend(3)],
         names: Vec::new(),
+        tls: Default::default(),
     };
     bench.state.apply(vec![wish], bench.now);
     assert_eq!(bench.chosen(), [address(1), address(3)]);
@@ -311,6 +313,7 @@ fn a_removed_backend_is_ended_at_its_deadline_and_forgotten() {
             service: service(&[]),
             backends: vec![backend(2)],
             names: Vec::new(),
+            tls: Default::default(),
         }],
         bench.now,
     );
@@ -355,6 +358,7 @@ fn nothing_is_published_when_nothing_has_changed() {
             service: service(&[]),
             backends: (1..=3).map(backend).collect(),
             names: Vec::new(),
+            tls: Default::default(),
         }],
         bench.now,
     );
@@ -404,6 +408,7 @@ impl World {
             service: service(kind),
             backends: (1..=4).map(backend).collect(),
             names: Vec::new(),
+            tls: Default::default(),
         };
         let truth = (1..=9).map(|index| (address(index), (true, true))).collect();
         Self {
