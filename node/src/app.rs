@@ -28,11 +28,13 @@ use crate::cluster::{Member, Presence};
 use crate::config::{Config, Protocol};
 use crate::events::Normalization;
 use crate::jobs::alerts::Alerts;
+use crate::jobs::auto_retry::AutoRetry;
 use crate::jobs::body_cull::BodyCull;
 use crate::jobs::lease::Leases;
 use crate::jobs::outbox::{Outbox, SendWaiting};
 use crate::jobs::polling::Polls;
 use crate::jobs::reports::Reports;
+use crate::jobs::rerun::Processor;
 use crate::jobs::{Job, Supervisor};
 use crate::keystore::{self, Keystore, KeystoreError, LiveKeystore};
 use crate::listen::doors::Doorkeeper;
@@ -150,6 +152,8 @@ struct Estate {
     auditor: Auditor,
     writing: JoinHandle<()>,
     auditing: JoinHandle<()>,
+    /// What sends messages besides the instances: it ends before the writer does.
+    senders: TaskTracker,
     /// Tasks that end when told to.
     tasks: TaskTracker,
 }
@@ -208,6 +212,7 @@ impl Node {
             auditor: auditor.clone(),
             writing: tokio::spawn(Writer::run(writer)),
             auditing: tokio::spawn(auditing),
+            senders: TaskTracker::new(),
             tasks: TaskTracker::new(),
         };
         let prometheus = Arc::new(Prometheus::default());
@@ -273,8 +278,20 @@ impl Node {
             hard: shutdown.hard.clone(),
             grace: config.router.route_timeout().min(GRACE),
         };
-        let fleet = Fleet::start(parts, instances).await.map_err(StartError::Instance)?;
+        let leases = Leases::new(Arc::clone(&store), Arc::clone(&clock), member.id());
         let stop = &closing;
+        if config.rerun.processor.enabled {
+            let pipeline = parts.pipeline(stop, &estate.senders);
+            let processor = Processor::new(
+                Arc::clone(&store),
+                Arc::clone(&clock),
+                leases.clone(),
+                pipeline,
+                &config.rerun,
+            );
+            estate.senders.spawn(Arc::new(processor).serve(stop.clone()));
+        }
+        let fleet = Fleet::start(parts, instances).await.map_err(StartError::Instance)?;
         estate.tasks.spawn(Arc::clone(&tables).run(stop.clone()));
         estate.tasks.spawn(doorkeeper.run(stop.clone()));
         estate.tasks.spawn(Arc::clone(&member).run(shutdown.hard.child_token()));
@@ -313,7 +330,6 @@ impl Node {
             };
             estate.tasks.spawn(api::serve(api, listener, tls, stop.clone()));
         }
-        let leases = Leases::new(Arc::clone(&store), Arc::clone(&clock), member.id());
         let standing = jobs(&config, &store, &notifier);
         let polls = config.polling.enabled.then(|| Polls::new(Arc::clone(&tables), errands));
         let supervisor = Supervisor::new(
@@ -436,6 +452,7 @@ impl Running {
         self.closing.cancel();
         // The instances hold the last ways to the writer; when they are gone it stores what it has and ends.
         self.fleet.stop().await;
+        self.senders(&estate.senders).await;
         let is_written = self.last(estate.writing).await;
         if !is_written {
             error!("Transactions that waited for the store could not be stored in time");
@@ -455,6 +472,16 @@ impl Running {
         estate.auditing.abort();
         self.store.close().await;
         info!("OpenHIM server stopped");
+    }
+
+    /// Waits for what sends messages besides the instances, as long as those may take.
+    async fn senders(&self, senders: &TaskTracker) {
+        senders.close();
+        tokio::select! {
+            () = senders.wait() => {}
+            () = self.shutdown.hard.cancelled() => {}
+            () = tokio::time::sleep(GRACE) => warn!("Messages of jobs did not end in time; they are given up"),
+        }
     }
 
     /// Waits for the writer: as long as it takes, but not for long once nothing may run any more.
@@ -537,6 +564,7 @@ impl Addresses {
 fn jobs(config: &Config, store: &SharedStore, notifier: &Arc<dyn notify::Notify>) -> Vec<Arc<dyn Job>> {
     let outbox = Arc::new(Outbox::new(Arc::clone(store), Arc::clone(notifier)));
     let mut jobs: Vec<Arc<dyn Job>> = vec![Arc::new(SendWaiting(Arc::clone(&outbox)))];
+    jobs.push(AutoRetry::job(Arc::clone(store)));
     jobs.extend(BodyCull::job(Arc::clone(store), &config.body_cull));
     jobs.extend(Alerts::job(Arc::clone(store), Arc::clone(&outbox), &config.alerts));
     jobs.extend(Reports::jobs(store, &outbox, &config.reports, &config.alerts));

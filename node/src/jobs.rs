@@ -11,6 +11,7 @@ pub mod lease;
 pub mod outbox;
 pub mod polling;
 pub mod reports;
+pub mod rerun;
 pub mod schedule;
 
 use std::collections::HashMap;

@@ -18,6 +18,7 @@ pub mod jwt;
 mod limits;
 mod match_channel;
 mod rejection;
+pub mod rerun;
 mod respond;
 pub mod rewrite;
 mod stages;
@@ -139,7 +140,7 @@ impl Pipeline {
             Ok(admitted) => {
                 let (answer, answered) = oneshot::channel();
                 // On its own: a client that goes away must not leave a transaction half done.
-                let carried = Arc::clone(&self).carry(*admitted, answer);
+                let carried = Arc::clone(&self).carry(*admitted, None, answer);
                 self.tracker.spawn(carried);
                 match answered.await {
                     Ok(Ok(answer)) => answer.into_response(&shape),

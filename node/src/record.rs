@@ -131,6 +131,19 @@ impl Recorder {
         }
     }
 
+    /// Reports that `parent` was sent again as `child`. Repeating it changes nothing.
+    pub fn link(&self, parent: ObjectId, child: ObjectId) {
+        let entry = Entry {
+            writes: vec![link(parent, child)],
+            bytes: OVERHEAD,
+            waiter: None,
+            sample: None,
+        };
+        if self.0.queue.push(entry).is_err() {
+            tracing::error!(tx.id = %child, "A rerun could not be linked to {parent}: the writer has stopped");
+        }
+    }
+
     /// True if a client's answer waits until it is stored.
     pub fn is_strict(&self) -> bool {
         self.0.durability == Durability::Strict
@@ -312,6 +325,17 @@ impl Drop for Ticket {
 async fn settled(outcome: Option<oneshot::Receiver<Outcome>>) {
     if let Some(outcome) = outcome {
         let _ = outcome.await;
+    }
+}
+
+/// What makes `child` a rerun of `parent` in the parent's document.
+pub fn link(parent: ObjectId, child: ObjectId) -> Write {
+    Write::Update {
+        of: Collection::Transactions,
+        filter: doc! {"_id": parent},
+        update: doc! {"$addToSet": {"childIDs": child}, "$set": {"wasRerun": true}},
+        many: false,
+        upsert: false,
     }
 }
 

@@ -124,6 +124,11 @@ impl NodeBuilder {
         self.set(|config| config.api.protocol = crate::config::Protocol::Http)
     }
 
+    /// Keeps documents in this store.
+    pub fn store(self, url: &str) -> Self {
+        self.set(|config| config.store.url = Some(url.to_owned()))
+    }
+
     /// Keeps documents where another node keeps them.
     pub fn sharing(mut self, other: &TestNode) -> Self {
         self.folder = Arc::clone(&other.folder);

@@ -66,6 +66,27 @@ pub(super) struct Parts {
     pub(super) grace: Duration,
 }
 
+impl Parts {
+    /// The stages, with connections to backends of their own. What it carries is counted by `tracker`.
+    pub(super) fn pipeline(&self, stop: &CancellationToken, tracker: &TaskTracker) -> Arc<Pipeline> {
+        let router = Router::new(Arc::clone(&self.keystore), &self.kafka_brokers);
+        tokio::spawn(router.clone().sweep(stop.clone()));
+        Arc::new(Pipeline {
+            tables: Arc::clone(&self.tables),
+            authenticator: Arc::clone(&self.authenticator),
+            gatekeeper: Arc::clone(&self.gatekeeper),
+            recorder: self.recorder.clone(),
+            prometheus: Arc::clone(&self.prometheus),
+            router,
+            auditor: self.auditor.clone(),
+            clock: Arc::clone(&self.clock),
+            settings: self.settings.clone(),
+            rules: Arc::clone(&self.rules),
+            tracker: tracker.clone(),
+        })
+    }
+}
+
 /// All instances of a node.
 #[derive(Debug)]
 pub(super) struct Fleet {
@@ -276,21 +297,7 @@ fn serve(
 
 /// Starts everything that runs on an instance.
 fn accept(parts: &Arc<Parts>, at: usize, stop: &CancellationToken, tracker: &TaskTracker) -> io::Result<()> {
-    let router = Router::new(Arc::clone(&parts.keystore), &parts.kafka_brokers);
-    tokio::spawn(router.clone().sweep(stop.clone()));
-    let pipeline = Arc::new(Pipeline {
-        tables: Arc::clone(&parts.tables),
-        authenticator: Arc::clone(&parts.authenticator),
-        gatekeeper: Arc::clone(&parts.gatekeeper),
-        recorder: parts.recorder.clone(),
-        prometheus: Arc::clone(&parts.prometheus),
-        router,
-        auditor: parts.auditor.clone(),
-        clock: Arc::clone(&parts.clock),
-        settings: parts.settings.clone(),
-        rules: Arc::clone(&parts.rules),
-        tracker: tracker.clone(),
-    });
+    let pipeline = parts.pipeline(stop, tracker);
     tracker.spawn(Arc::clone(&pipeline).do_errands(parts.errands.clone(), stop.clone()));
     let acceptor = Arc::new(Acceptor {
         pipeline,

@@ -166,16 +166,56 @@ async fn a_clock_that_jumps_neither_doubles_nor_skips() {
 #[tokio::test]
 async fn a_lease_is_one_owners_until_it_is_released_or_runs_out() {
     let fixture = Fixture::new();
-    let (here, there) = (fixture.leases("here"), fixture.leases("there"));
+    let term = Duration::from_millis(500);
+    let (here, there) = (
+        fixture.leases("here").lasting(term),
+        fixture.leases("there").lasting(term),
+    );
 
     let lease = here.acquire("work").await.expect("an answer").expect("free");
     assert!(there.acquire("work").await.expect("an answer").is_none(), "it is held");
     lease.release().await;
     let lease = there.acquire("work").await.expect("an answer").expect("given back");
     drop(lease); // as if its node had died
-    assert!(here.acquire("work").await.expect("an answer").is_none(), "still good");
-    fixture.clock.advance(lease::TERM + 1);
-    assert!(here.acquire("work").await.expect("an answer").is_some(), "taken over");
+    let died = tokio::time::Instant::now();
+    fixture.clock.advance(30 * DAY);
+    assert!(
+        here.acquire("work").await.expect("an answer").is_none(),
+        "a clock that jumps takes nothing away"
+    );
+    until("it is taken over", async || {
+        here.acquire("work").await.expect("an answer").is_some()
+    })
+    .await;
+    assert!(died.elapsed() >= term, "not before its term is over");
+}
+
+#[tokio::test]
+async fn a_lease_that_is_renewed_stays_and_one_that_was_taken_is_lost() {
+    let fixture = Fixture::new();
+    let term = Duration::from_millis(400);
+    let (here, there) = (
+        fixture.leases("here").lasting(term),
+        fixture.leases("there").lasting(term),
+    );
+    let lease = here.acquire("work").await.expect("an answer").expect("free");
+    let lost = lease.lost();
+    for _ in 0..30 {
+        assert!(there.acquire("work").await.expect("an answer").is_none());
+        tokio::time::sleep(term / 10).await;
+    }
+    assert!(!lost.is_cancelled());
+
+    let stolen = doc! { "$set": { "owner": "somebody else" } };
+    fixture
+        .store
+        .update(Collection::Leases, doc! {"_id": "work"}, stolen)
+        .await
+        .expect("stolen");
+
+    tokio::time::timeout(Duration::from_secs(10), lost.cancelled())
+        .await
+        .expect("its holder is told");
 }
 
 fn aged(channel: ObjectId, id: ObjectId, age: Millis) -> Document {

@@ -22,6 +22,7 @@ use self::budget::Ledger;
 use self::primary::Yielded;
 pub use self::rewriting::RuleBook;
 use self::secondary::Finished;
+use super::rerun::Lineage;
 use super::respond::Answer;
 use super::{Admitted, Entrance, Pipeline, Rejection};
 use crate::clock::Millis;
@@ -89,8 +90,14 @@ impl Plan {
 }
 
 impl Pipeline {
-    /// Records a message, routes it and closes it; the client's answer goes to `answering`.
-    pub(super) async fn carry(self: Arc<Self>, admitted: Admitted, answering: Answering) {
+    /// Records a message, routes it and closes it; the client's answer goes to `answering`. Answers with the final
+    /// status; `None` if the message was not recorded.
+    pub(super) async fn carry(
+        self: Arc<Self>,
+        admitted: Admitted,
+        lineage: Option<Box<Lineage>>,
+        answering: Answering,
+    ) -> Option<Status> {
         let plan = Plan::of(&admitted.channel);
         let slot = admitted.slot;
         let opened = self.open(
@@ -98,20 +105,23 @@ impl Pipeline {
             admitted.client,
             admitted.channel,
             admitted.entrance,
+            lineage,
             plan.as_ref().map_or(0, Plan::readers),
         );
-        match opened.await {
+        let status = match opened.await {
             Err(rejection) => {
                 // The client may be gone; it has nothing to lose.
                 let _ = answering.send(Err(rejection));
+                None
             }
-            Ok(carrier) if !carrier.takes_method() => carrier.refuse_method(answering).await,
-            Ok(carrier) => match plan {
+            Ok(carrier) if !carrier.takes_method() => Some(carrier.refuse_method(answering).await),
+            Ok(carrier) => Some(match plan {
                 Ok(plan) => carrier.run(plan, answering).await,
                 Err(reason) => carrier.give_up(reason, answering).await,
-            },
-        }
+            }),
+        };
         drop(slot);
+        status
     }
 
     /// Stores the request. From here on the transaction has to be closed.
@@ -121,6 +131,7 @@ impl Pipeline {
         client: Option<ObjectId>,
         channel: Arc<ChannelEntry>,
         entrance: Entrance,
+        lineage: Option<Box<Lineage>>,
         readers: usize,
     ) -> Result<Carrier, Rejection> {
         let mut ledger = Ledger::new(&self.settings);
@@ -135,7 +146,14 @@ impl Pipeline {
             false => String::new(),
         };
         let is_lost = text.is_empty() && matches!(received.method, Method::POST | Method::PUT | Method::PATCH);
-        let id = ObjectId::new();
+        let is_altered =
+            text.contains(char::REPLACEMENT_CHARACTER) && !is_text(&received.body.beginning(ledger.left()));
+        let mut request = request_part(&received, text);
+        if let Some(lineage) = &lineage {
+            lineage.mark(&mut request);
+        }
+        let id = lineage.as_ref().map_or_else(ObjectId::new, |lineage| lineage.id);
+        let attempt = lineage.as_ref().and_then(|lineage| lineage.attempt);
         // Only a channel that was matched makes a transaction pending from the start.
         let status = Status::initial(channel.channel.is_asynchronous && entrance.is_public());
         let opening = Opening {
@@ -144,16 +162,17 @@ impl Pipeline {
             client,
             client_ip: received.address.to_string(),
             channel: channel.channel.id,
-            parent: None,
-            auto_retry_attempt: None,
-            can_rerun: !is_cut && !is_lost,
-            request: request_part(&received, text),
+            parent: lineage.as_ref().map(|lineage| lineage.parent),
+            auto_retry_attempt: attempt,
+            // What cannot be stored as it came must not be sent again.
+            can_rerun: !is_cut && !is_lost && !is_altered,
+            request,
         };
         let subject = Subject {
             channel: channel.channel.id,
             transaction: Some(id),
             at: received.at,
-            attempt: None,
+            attempt: attempt.map(i64::from),
             normalization: self.settings.normalization,
         };
         let ticket = self
@@ -193,6 +212,10 @@ impl Pipeline {
     }
 }
 
+fn is_text(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_ok()
+}
+
 fn request_part(received: &super::stages::Received, body: String) -> RequestPart {
     let host = received.headers.text(header::HOST).unwrap_or_default();
     let (host, port) = split_host(host);
@@ -220,7 +243,7 @@ fn split_host(text: &str) -> (&str, Option<&str>) {
 }
 
 impl Carrier {
-    async fn run(mut self, mut plan: Plan, answering: Answering) {
+    async fn run(mut self, mut plan: Plan, answering: Answering) -> Status {
         let beside = std::mem::take(&mut plan.beside);
         let mut running = self.start(beside);
         let yielded = match &plan.primary {
@@ -278,6 +301,7 @@ impl Carrier {
         };
         self.ticket.close(closing).await;
         held.release().await;
+        final_status
     }
 
     /// Counts the transaction for Prometheus.
@@ -348,7 +372,7 @@ impl Carrier {
     }
 
     /// The message's method is none of the channel's: no route runs.
-    async fn refuse_method(self, answering: Answering) {
+    async fn refuse_method(self, answering: Answering) -> Status {
         let answer = Answer::method_not_allowed(&self.message.method, &self.channel.channel.methods);
         let (status, body, now) = (answer.0.status, answer.1, self.pipeline.clock.now());
         let stored = transaction::Answer {
@@ -374,6 +398,7 @@ impl Carrier {
         };
         self.ticket.close(closing).await;
         held.release().await;
+        Status::Completed
     }
 
     /// A channel without a primary route: nobody can answer the client, the others run all the same.
@@ -386,7 +411,7 @@ impl Carrier {
     }
 
     /// The routes contradict each other: none runs.
-    async fn give_up(self, reason: &'static str, answering: Answering) {
+    async fn give_up(self, reason: &'static str, answering: Answering) -> Status {
         let _ = answering.send(Err(Rejection::Internal(reason.into())));
         let now = self.pipeline.clock.now();
         let error = ErrorPart {
@@ -403,6 +428,7 @@ impl Carrier {
             events: vec![self.channel_end(StatusCode::INTERNAL_SERVER_ERROR, now)],
         };
         self.ticket.close(closing).await;
+        Status::Failed
     }
 
     fn channel_end(&self, status: StatusCode, at: Millis) -> bson::RawDocumentBuf {

@@ -55,6 +55,8 @@ pub enum Entrance {
     Tcp,
     /// The polling port, or a schedule.
     Polling,
+    /// A stored transaction.
+    Rerun,
 }
 
 impl Entrance {

@@ -69,6 +69,15 @@ impl RequestHeaders {
         }
     }
 
+    /// Takes what was stored of a request that is sent again. Who the client was stays said.
+    pub fn replayed(map: HeaderMap) -> Self {
+        Self {
+            map,
+            added: Vec::new(),
+            of_connection: Vec::new(),
+        }
+    }
+
     /// All fields.
     pub fn map(&self) -> &HeaderMap {
         &self.map
