@@ -131,17 +131,20 @@ impl Recorder {
         }
     }
 
-    /// Reports that `parent` was sent again as `child`. Repeating it changes nothing.
-    pub fn link(&self, parent: ObjectId, child: ObjectId) {
+    /// Reports that `parent` was sent again as `child`; when this resolves, the store holds it and everything that was
+    /// reported before it. Repeating it changes nothing.
+    pub async fn link(&self, parent: ObjectId, child: ObjectId) {
+        let (waiter, outcome) = oneshot::channel();
         let entry = Entry {
             writes: vec![link(parent, child)],
             bytes: OVERHEAD,
-            waiter: None,
+            waiter: Some(waiter),
             sample: None,
         };
         if self.0.queue.push(entry).is_err() {
             tracing::error!(tx.id = %child, "A rerun could not be linked to {parent}: the writer has stopped");
         }
+        settled(Some(outcome)).await;
     }
 
     /// True if a client's answer waits until it is stored.

@@ -87,7 +87,7 @@ pub struct Rerun {
 }
 
 impl Pipeline {
-    /// Sends a stored transaction again, as `child`, and waits until it has ended. Dropping the future stops nothing.
+    /// Sends a stored transaction again, as `child`, and waits until its end is stored. Dropping the future stops nothing.
     ///
     /// # Errors
     /// Nothing was sent.
@@ -114,7 +114,7 @@ impl Pipeline {
         let status = carried.await.ok().flatten();
         match (answered, status) {
             (answered, Some(status)) => {
-                self.recorder.link(parent, child);
+                self.recorder.link(parent, child).await;
                 Ok(Rerun {
                     answered: answered.unwrap_or(500),
                     status,
