@@ -139,6 +139,7 @@ impl Recorder {
             writes: vec![link(parent, child)],
             bytes: OVERHEAD,
             waiter: Some(waiter),
+            overtakes: false,
             sample: None,
         };
         if self.0.queue.push(entry).is_err() {
