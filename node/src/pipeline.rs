@@ -119,7 +119,7 @@ impl Pipeline {
     ) -> Response<AnswerBody> {
         match entrance {
             Entrance::Polling => self.polling(request, peer).await,
-            Entrance::Public | Entrance::Tcp => self.public(request, peer).await,
+            Entrance::Public | Entrance::Tcp | Entrance::Rerun => self.public(request, peer).await,
         }
     }
 

@@ -11,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use bson::oid::ObjectId;
+use bson::raw::{CStr, cstr};
 use bson::{Bson, Document};
 use bytes::Bytes;
 use http::uri::PathAndQuery;
@@ -28,7 +29,7 @@ use crate::route::payload::Payload;
 use crate::tables::{RefreshError, Tables};
 
 /// Fields that OpenHIM stores with a rerun's request. No backend gets them.
-const MARKS: [&str; 3] = ["clientid", "parentid", "taskid"];
+const MARKS: [&CStr; 3] = [cstr!("clientid"), cstr!("parentid"), cstr!("taskid")];
 
 /// Why a transaction was not sent again.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +64,7 @@ pub(super) struct Lineage {
     pub(super) attempt: Option<u32>,
     host: Option<String>,
     port: Option<String>,
-    marks: Vec<(&'static str, String)>,
+    marks: Vec<(&'static CStr, String)>,
 }
 
 impl Lineage {
@@ -72,7 +73,7 @@ impl Lineage {
         request.host.clone_from(&self.host);
         request.port.clone_from(&self.port);
         for (name, value) in &self.marks {
-            request.headers.insert(*name, value.as_str());
+            request.headers.append(name, value.as_str());
         }
     }
 }
@@ -220,7 +221,7 @@ fn headers(stored: &Document, length: usize) -> HeaderMap {
     let mut map = HeaderMap::with_capacity(stored.len());
     for (name, value) in stored {
         let name = unescape_header_name(name);
-        if MARKS.iter().any(|mark| name.eq_ignore_ascii_case(mark)) {
+        if MARKS.iter().any(|mark| name.eq_ignore_ascii_case(mark.as_str())) {
             continue;
         }
         let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else {

@@ -163,12 +163,12 @@ impl Work<'_> {
             doc! { "_id": self.task, OWNER: self.owner, "status": "Processing" },
             doc! { "$set": marks },
         ));
-        let outcome = self.store.write(writes).await?.pop();
+        let outcome = self.store.write(&writes).await?.pop();
         Ok(outcome.transpose()?.is_some_and(|written| written.matched == 1))
     }
 
     async fn note(&self, notes: Document, entries: &[Entry]) -> Result<(), StoreError> {
-        for outcome in self.store.write(self.notes(notes, entries)).await? {
+        for outcome in self.store.write(&self.notes(notes, entries)).await? {
             outcome?;
         }
         Ok(())
@@ -279,7 +279,7 @@ impl Work<'_> {
             doc! { "_id": self.task, OWNER: self.owner, "status": "Processing" },
             doc! { "$set": end, "$unset": { OWNER: "" } },
         ));
-        let outcomes: Vec<Written> = self.store.write(writes).await?.into_iter().collect::<Result<_, _>>()?;
+        let outcomes: Vec<Written> = self.store.write(&writes).await?.into_iter().collect::<Result<_, _>>()?;
         if outcomes.last().is_some_and(|written| written.matched == 1) {
             tracing::info!(task.id = %self.task, status, "Rerun task {} is {status}", self.task);
             return Ok(());
