@@ -22,6 +22,9 @@ pub const TERM: Duration = Duration::from_secs(20);
 /// Leases that are watched at the same time; those beyond are seen for the first time again and again.
 const WATCHED: usize = 10_000;
 
+/// A lease of somebody else: owner and count as they were seen last, and since when they have been like that.
+type Seen = (String, i64, Instant);
+
 /// Where leases are kept, and for whom.
 #[derive(Clone, Debug)]
 pub struct Leases {
@@ -29,8 +32,8 @@ pub struct Leases {
     clock: Arc<dyn Clock>,
     node: Arc<str>,
     term: Duration,
-    /// Others' leases: owner and count as they were seen last, and since when they are like that.
-    seen: Arc<Mutex<HashMap<String, (String, i64, Instant)>>>,
+    /// Others' leases, by key.
+    seen: Arc<Mutex<HashMap<String, Seen>>>,
 }
 
 impl Leases {

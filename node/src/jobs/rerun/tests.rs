@@ -74,7 +74,7 @@ fn child_of<'t>(all: &'t [Transaction], parent: &str) -> &'t Transaction {
 
 #[tokio::test]
 async fn a_task_sends_its_transaction_again_and_links_parent_and_child() {
-    on_both_stores(async |builder| {
+    Box::pin(on_both_stores(async |builder| {
         let backend = backend().answers(201, "made").start().await;
         let node = builder
             .client("clinic", "secret", &["fhir"])
@@ -140,13 +140,13 @@ async fn a_task_sends_its_transaction_again_and_links_parent_and_child() {
         assert_eq!(child.at("request.host"), parent.at("request.host"));
         assert_eq!(child.at("autoRetryAttempt"), None);
         node.stop().await;
-    })
+    }))
     .await;
 }
 
 #[tokio::test]
 async fn what_cannot_be_rerun_is_said_in_openhims_words() {
-    on_both_stores(async |builder| {
+    Box::pin(on_both_stores(async |builder| {
         let backend = backend().start().await;
         let node = builder.channel(path("^/x$").primary(&backend)).start().await;
         node.post("/x", "").await;
@@ -174,13 +174,13 @@ async fn what_cannot_be_rerun_is_said_in_openhims_words() {
         );
         assert_eq!(backend.seen().len(), 1, "nothing was sent again");
         node.stop().await;
-    })
+    }))
     .await;
 }
 
 #[tokio::test]
 async fn a_task_that_is_paused_goes_on_where_it_was_and_one_that_is_cancelled_does_not() {
-    on_both_stores(async |builder| {
+    Box::pin(on_both_stores(async |builder| {
         let slow = backend().after(Duration::from_millis(60)).start().await;
         let node = builder.channel(path("^/x$").primary(&slow)).start().await;
         let mut tids = Vec::new();
@@ -240,13 +240,13 @@ async fn a_task_that_is_paused_goes_on_where_it_was_and_one_that_is_cancelled_do
         assert!(sent < 24);
         assert_eq!(read(&node, cancelled).await.get_str("status").ok(), Some("Cancelled"));
         node.stop().await;
-    })
+    }))
     .await;
 }
 
 #[tokio::test]
 async fn a_batch_is_sent_at_once_and_a_failing_destination_does_not_stop_the_task() {
-    on_both_stores(async |builder| {
+    Box::pin(on_both_stores(async |builder| {
         let slow = backend()
             .answers(500, "no")
             .after(Duration::from_millis(400))
@@ -274,13 +274,13 @@ async fn a_batch_is_sent_at_once_and_a_failing_destination_does_not_stop_the_tas
             assert_eq!(entry(&done, at).get_str("rerunStatus").ok(), Some("Failed"));
         }
         node.stop().await;
-    })
+    }))
     .await;
 }
 
 #[tokio::test]
 async fn an_asynchronous_rerun_completes_its_task_when_its_mediator_has_answered() {
-    on_both_stores(async |builder| {
+    Box::pin(on_both_stores(async |builder| {
         let backend = backend().start().await;
         let channel = path("^/x$").with("isAsynchronousProcess", true).primary(&backend);
         let node = builder.channel(channel).start().await;
@@ -303,13 +303,13 @@ async fn an_asynchronous_rerun_completes_its_task_when_its_mediator_has_answered
         assert_eq!(entry(&done, 0).get_str("tstatus").ok(), Some("Completed"));
         assert_eq!(entry(&done, 0).get_str("rerunStatus").ok(), Some("Completed"));
         node.stop().await;
-    })
+    }))
     .await;
 }
 
 #[tokio::test]
 async fn a_dead_nodes_task_goes_on_without_sending_anything_twice() {
-    on_both_stores(async |builder| {
+    Box::pin(on_both_stores(async |builder| {
         let backend = backend().start().await;
         let node = builder.channel(path("^/x$").primary(&backend)).start().await;
         for n in 0..4 {
@@ -359,13 +359,13 @@ async fn a_dead_nodes_task_goes_on_without_sending_anything_twice() {
         let again: Vec<_> = backend.seen().iter().skip(4).map(|seen| seen.body.clone()).collect();
         assert_eq!(again, ["2", "3"], "what was sent, or may have been, is not sent again");
         node.stop().await;
-    })
+    }))
     .await;
 }
 
 #[tokio::test]
 async fn two_nodes_share_the_tasks_and_no_transaction_is_sent_twice() {
-    on_both_stores(async |builder| {
+    Box::pin(on_both_stores(async |builder| {
         let backend = backend().start().await;
         let one = builder.channel(path("^/x$").primary(&backend)).start().await;
         let other = node()
@@ -389,13 +389,13 @@ async fn two_nodes_share_the_tasks_and_no_transaction_is_sent_twice() {
         assert_eq!(backend.seen().len(), 10 + 6 * 10);
         other.stop().await;
         one.stop().await;
-    })
+    }))
     .await;
 }
 
 #[tokio::test]
 async fn a_node_that_stops_ends_its_batch_and_leaves_the_rest_to_the_next() {
-    on_both_stores(async |builder| {
+    Box::pin(on_both_stores(async |builder| {
         let slow = backend().after(Duration::from_millis(150)).start().await;
         let node = builder.channel(path("^/x$").primary(&slow)).start().await;
         for n in 0..6 {
@@ -424,13 +424,13 @@ async fn a_node_that_stops_ends_its_batch_and_leaves_the_rest_to_the_next() {
         bodies.sort();
         assert_eq!(bodies, ["0", "1", "2", "3", "4", "5"], "each once");
         node.stop().await;
-    })
+    }))
     .await;
 }
 
 #[tokio::test]
 async fn retries_count_their_attempts_until_the_channel_has_enough() {
-    on_both_stores(async |builder| {
+    Box::pin(on_both_stores(async |builder| {
         let nobody = std::net::TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
@@ -483,6 +483,6 @@ async fn retries_count_their_attempts_until_the_channel_has_enough() {
         assert_eq!(entry(&done, 0).get_str("tstatus").ok(), Some("Failed"));
         assert!(entry(&done, 0).get_str("error").unwrap().contains("is not retried"));
         node.stop().await;
-    })
+    }))
     .await;
 }
