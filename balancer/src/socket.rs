@@ -16,13 +16,13 @@ use tokio::net::{TcpSocket, TcpStream};
 #[cfg(test)]
 mod tests;
 
-/// A peer that has vanished is noticed after this silence, ...
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-/// ... by probes this far apart, ...
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// ... once this many went unanswered.
-const KEEPALIVE_PROBES: u32 = 6;
-/// A peer that does not acknowledge what it was sent is given up after this time.
+/// A peer that is silent for this long is asked whether it is still there, ...
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(20);
+/// ... and again after each such pause.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
+/// A peer that acknowledges neither what it was sent nor such a question is given up after this time. Where it is set, the
+/// kernel does not count unanswered questions: there have to be several within it, or one lost packet would end a
+/// connection at rest.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Connections that wait to be accepted; the kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -187,8 +187,7 @@ fn keep_honest(socket: SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)
-        .with_interval(KEEPALIVE_INTERVAL)
-        .with_retries(KEEPALIVE_PROBES);
+        .with_interval(KEEPALIVE_INTERVAL);
     socket.set_tcp_keepalive(&keepalive)?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
 }

@@ -20,9 +20,13 @@ async fn accepted_sockets_inherit_what_was_asked_of_the_listener() {
         assert!(socket.keepalive().unwrap());
         assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
         assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE_INTERVAL);
-        assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_PROBES);
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
     }
+}
+
+#[test]
+fn a_peer_at_rest_is_asked_several_times_before_it_is_given_up() {
+    assert!(KEEPALIVE_IDLE + 3 * KEEPALIVE_INTERVAL < USER_TIMEOUT);
 }
 
 #[tokio::test]
