@@ -3,6 +3,7 @@
 mod auth;
 mod bodies;
 mod encodings;
+mod hostile;
 mod life;
 mod mediators;
 mod outcome;

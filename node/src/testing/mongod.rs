@@ -90,6 +90,26 @@ impl Mongod {
         }
     }
 
+    /// Stops it in the middle of what it does; connections stay open and nothing is answered.
+    pub fn pause(&self) {
+        self.signal("STOP");
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let told = Command::new("kill")
+            .args(["-s", name, &self.child.id().to_string()])
+            .status();
+        assert!(
+            told.is_ok_and(|status| status.success()),
+            "the server cannot be told {name}"
+        );
+    }
+
     /// Ends the server without a word, as a crash does.
     pub fn kill(&mut self) {
         let _ = self.child.kill();

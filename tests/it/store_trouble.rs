@@ -1,0 +1,135 @@
+//! The store goes away under load and comes back: requests wait or are refused, and nothing that was answered is lost.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bson::doc;
+use openhim_node::testing::mongod::Mongod;
+use openhim_node::testing::{Backend, TestNode, backend, eventually, node, path};
+use tokio::task::JoinHandle;
+
+async fn start(server: &Mongod, backend: &Backend) -> TestNode {
+    let url = server.url("trouble");
+    node()
+        .set(|config| config.store.url = Some(url))
+        .channel(path("^/x").primary(backend))
+        .start()
+        .await
+}
+
+/// The ids of transactions that callers have got answers for, and other statuses than 200.
+type Heard = (BTreeSet<String>, Vec<u16>);
+
+fn load(node: &TestNode, stop: &Arc<AtomicBool>) -> Vec<JoinHandle<Heard>> {
+    (0..4)
+        .map(|_| {
+            let (caller, stop) = (node.caller(), Arc::clone(stop));
+            tokio::spawn(async move {
+                let mut heard = Heard::default();
+                while !stop.load(Ordering::Relaxed) {
+                    let reply = caller.post("/x", "{}").await;
+                    match reply.status() {
+                        200 => drop(
+                            heard
+                                .0
+                                .insert(reply.header("x-openhim-transactionid").unwrap().to_owned()),
+                        ),
+                        other => heard.1.push(other),
+                    }
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                heard
+            })
+        })
+        .collect()
+}
+
+/// Lets the trouble happen under load, and sees that everything is well again afterwards.
+async fn survives(node: &TestNode, trouble: impl AsyncFnOnce()) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let callers = load(node, &stop);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+
+    trouble().await;
+
+    eventually("the node serves again", async || {
+        (node.post("/x", "{}").await.status() == 200).then_some(())
+    })
+    .await;
+    stop.store(true, Ordering::Relaxed);
+    let (mut answered, mut refused) = Heard::default();
+    for caller in callers {
+        let (good, bad) = caller.await.unwrap();
+        answered.extend(good);
+        refused.extend(bad);
+    }
+    assert!(refused.iter().all(|status| *status == 503), "{refused:?}");
+    assert!(!answered.is_empty());
+    eventually("every answered message is recorded with its end", async || {
+        let well: BTreeSet<_> = node
+            .recorded()
+            .all()
+            .await
+            .iter()
+            .filter(|tx| tx.status() == "Successful")
+            .filter_map(|tx| tx.at("_id").and_then(bson::Bson::as_object_id).map(|id| id.to_hex()))
+            .collect();
+        answered.is_subset(&well).then_some(())
+    })
+    .await;
+    eventually("no transaction is left under way", async || {
+        let all = node.recorded().all().await;
+        all.iter().all(|tx| tx.status() != "Processing").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_stands_still_loses_nothing() {
+    let Some(server) = Mongod::start() else { return };
+    let backend = backend().start().await;
+    let node = start(&server, &backend).await;
+
+    survives(&node, async || {
+        server.pause();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        server.resume();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_is_killed_and_started_again_loses_nothing() {
+    let Some(mut server) = Mongod::start() else { return };
+    let backend = backend().start().await;
+    let node = start(&server, &backend).await;
+
+    survives(&node, async || {
+        server.kill();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        server.restart();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_election_loses_nothing() {
+    let Some(server) = Mongod::start_replica_set() else {
+        return;
+    };
+    server.initiate().await;
+    let backend = backend().start().await;
+    let node = start(&server, &backend).await;
+
+    survives(&node, async || {
+        let url = format!("mongodb://{}/?directConnection=true", server.address());
+        let admin = mongodb::Client::with_uri_str(url).await.unwrap().database("admin");
+        let step_down = doc! {"replSetStepDown": 2, "secondaryCatchUpPeriodSecs": 0, "force": true};
+        // Servers may close the connection of who asks for it.
+        let _ = admin.run_command(step_down).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    })
+    .await;
+}
