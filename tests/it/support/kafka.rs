@@ -4,12 +4,16 @@ use std::fs;
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rskafka::client::partition::UnknownTopicHandling;
 use rskafka::client::{Client, ClientBuilder};
 use tempfile::TempDir;
 
-use super::{eventually, free_port, parts};
+use super::{free_port, parts};
+
+/// How long a start may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running broker; it ends with this value.
 #[derive(Debug)]
@@ -41,7 +45,9 @@ impl Broker {
              advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
              controller.listener.names=CONTROLLER\n\
              log.dirs={}\n\
-             num.partitions=2\n",
+             num.partitions=2\n\
+             broker.session.timeout.ms=1500\n\
+             broker.heartbeat.interval.ms=300\n",
             data.display()
         );
         fs::write(folder.path().join("server.properties"), settings).expect("the broker's settings");
@@ -75,7 +81,14 @@ impl Broker {
     }
 
     fn wait(&self) {
-        eventually("the broker listens", || TcpStream::connect(self.address()).ok());
+        let deadline = Instant::now() + PATIENCE;
+        while TcpStream::connect(self.address()).is_err() {
+            assert!(
+                Instant::now() < deadline,
+                "the broker does not listen within {PATIENCE:?}"
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// The values of a topic's records so far.
