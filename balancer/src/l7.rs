@@ -16,6 +16,7 @@ pub mod framing;
 mod headers;
 mod http2;
 mod pool;
+mod record;
 mod request;
 mod retry;
 mod route;
@@ -238,7 +239,7 @@ struct Conversation<C> {
     /// The head of the request under way, and memory for its lines and for those of its answer.
     head: Vec<u8>,
     fields: [Vec<Field>; 2],
-    ids: request::Ids,
+    ids: record::Ids,
     /// Requests so far.
     count: u32,
     /// Since when a request is awaited.
@@ -285,7 +286,7 @@ impl<C: Peer + Send> Conversation<C> {
             scan: Scan::default(),
             head: Vec::new(),
             fields: Default::default(),
-            ids: request::Ids::default(),
+            ids: record::Ids::default(),
             count: 0,
             quiet_since: Instant::now(),
             begun: None,

@@ -4,19 +4,23 @@
 //! before the request is complete. Memory is held only for what the other side does not take at the moment. Framing is
 //! followed byte by byte; nothing beyond the end of a message is passed on.
 
-use std::io;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{getsockopt, sockopt};
 
 use super::alarm::Alarm;
-use super::framing::head::Asked;
-use super::framing::{Body, Field, Length, Limits, Response, Scan, Violation};
+use super::framing::{Body, Field, Length, Response, Scan, Violation};
 use super::headers::{Downward, has_visible_end, write_response};
 use super::transport::{BackendStream, Wire, poll_take};
 use crate::l4::sessions::{Open, SessionMeter};
 use crate::relay::{Meter, Peer};
+
+mod part;
+mod rules;
+
+pub(super) use part::part;
+pub(super) use rules::{Fault, Terms, Told, Upload, Wanted};
 
 /// Bytes that are gathered so that they go out together.
 const GATHER: usize = 32 * 1024;
@@ -30,103 +34,6 @@ const ASK_AFTER: Duration = Duration::from_millis(300);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// What it is asked by: it means nothing to who waits for an answer, and is refused by the kernel of who is gone.
 const ASK: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-
-/// Why an exchange did not come to its proper end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
-    /// The backend's connection took nothing of the request.
-    Unsent,
-    /// The backend's connection ended before an answer began.
-    NoAnswer,
-    /// The backend's answer could be read in more than one way.
-    BadAnswer(Violation),
-    /// The backend was silent for too long, before an answer began.
-    Silent,
-    /// The answer broke off, or came to a standstill, after it began.
-    CutShort,
-    /// The client is gone.
-    ClientGone,
-    /// The client did not send the next part of its body, or take the next part of its answer, in time.
-    ClientSlow,
-    /// The client's body could be read in more than one way, or ended too early.
-    BadBody(Violation),
-    /// Ended from outside.
-    Killed,
-}
-
-/// What the client's side is held to.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Terms {
-    pub(super) limits: Limits,
-    /// The next part of a request's body; the client's taking of an answer.
-    pub(super) body: Duration,
-    /// The answer, and each next part of it; zero is never.
-    pub(super) response: Duration,
-}
-
-/// How a client wants its answer.
-#[derive(Debug)]
-pub(super) struct Wanted {
-    pub(super) asked: Asked,
-    pub(super) is_1_1: bool,
-    /// The connection can carry another request.
-    pub(super) keeps: bool,
-    /// It waits for a word before it sends its body.
-    pub(super) expects_continue: bool,
-    /// A whole `Set-Cookie` value.
-    pub(super) cookie: Option<String>,
-    /// The client has a connection of its own, of which the end of one direction means something.
-    pub(super) can_half_close: bool,
-}
-
-/// The request's way up, which more than one exchange may share.
-#[derive(Debug)]
-pub(super) struct Upload {
-    /// What is still to come from the client.
-    pub(super) body: Body,
-    /// What was taken of the body so far, while that is short enough to be sent again, and may be.
-    pub(super) replay: Option<Vec<u8>>,
-    /// It may be sent again even if a backend has heard it.
-    pub(super) is_repeatable: bool,
-    /// Bytes of the body so far.
-    pub(super) bytes: u64,
-}
-
-/// Longest body that is kept to be sent again.
-const REPLAY: usize = 64 * 1024;
-
-impl Upload {
-    pub(super) fn new(length: Length, limits: &Limits, is_repeatable: bool) -> Self {
-        Self {
-            body: Body::new(length, limits),
-            replay: Some(Vec::new()),
-            is_repeatable,
-            bytes: 0,
-        }
-    }
-
-    fn note(&mut self, bytes: &[u8]) {
-        self.bytes += bytes.len() as u64;
-        if let Some(kept) = &mut self.replay {
-            if kept.len() + bytes.len() > REPLAY {
-                self.replay = None;
-            } else {
-                kept.extend_from_slice(bytes);
-            }
-        }
-    }
-}
-
-/// What the client was told.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Told {
-    /// The status, once an answer began.
-    pub(super) status: u16,
-    /// Bytes of the answer's body.
-    pub(super) bytes: u64,
-    /// When the answer began.
-    pub(super) at: Option<Instant>,
-}
 
 #[derive(Debug)]
 enum Stage {
@@ -582,25 +489,4 @@ enum Meaning {
     Ask,
     /// See what came of it.
     Look,
-}
-
-/// Ends a connection so that what was written arrives: says so, and reads what still comes for a moment.
-pub(super) async fn part<C: Peer>(wire: &mut Wire<C>) {
-    /// The longest that a client which goes on sending is listened to, in time and bytes.
-    const PATIENCE: (Duration, usize) = (Duration::from_secs(2), 8 << 20);
-    let farewell = async {
-        use tokio::io::AsyncWriteExt as _;
-        wire.stream.shutdown().await?;
-        let mut heard = 0;
-        while heard < PATIENCE.1 {
-            match std::future::poll_fn(|cx| wire.poll_fill(cx)).await? {
-                0 => break,
-                count => heard += count,
-            }
-            let held = wire.input.held().len();
-            wire.input.consume(held);
-        }
-        Ok::<(), io::Error>(())
-    };
-    let _ = tokio::time::timeout(PATIENCE.0, farewell).await;
 }

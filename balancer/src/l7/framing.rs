@@ -7,10 +7,12 @@
 //! State machines without I/O. They never change a byte.
 
 mod body;
+mod field;
 pub mod head;
 
 pub use body::{Body, Length, Piece};
-pub use head::{Field, Known, Request, Response, Span, Violation};
+pub use field::{Field, Known, Span};
+pub use head::{Request, Response, Violation};
 
 /// How much of a head is accepted.
 #[derive(Clone, Copy, Debug)]

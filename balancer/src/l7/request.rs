@@ -1,6 +1,5 @@
 //! One request: admitted, routed, sent to a backend, to another one if that may be, and logged.
 
-use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,8 +7,9 @@ use std::time::{Duration, Instant};
 use super::answer::{Answer, To};
 use super::exchange::{Exchange, Fault, Finished, Told, Upload, Wanted};
 use super::forwarded::Origin;
-use super::framing::{Body, Known, Length, Limits, Request};
+use super::framing::{Body, Known, Limits, Request};
 use super::headers::{Upward, request_id, write_request};
+use super::record::Record;
 use super::retry::{is_idempotent, may_send_again};
 use super::transport::{BackendStream, ClientInfo, Protocol, Wire};
 use super::{After, Conversation, Door, Lane, Tunnel, cookie, exchange, lock, route};
@@ -18,48 +18,13 @@ use crate::l4::choose::{Chosen, Refusal, next_backend};
 use crate::l4::secure::begin;
 use crate::l4::sessions::{Open, Why};
 use crate::l4::{opening_for, source};
-use crate::log::{By, End, RequestLine};
+use crate::log::{By, End};
 use crate::plan::{ClientIp, Service};
 use crate::relay::Peer;
 use crate::schedule::member_key;
 use crate::service::is_admitted;
 use crate::snapshot::Snapshot;
 use crate::socket::FirstBytes;
-
-/// Ids for requests that bring none: nobody else's, and one after the other on a connection.
-#[derive(Debug, Default)]
-pub(super) struct Ids {
-    series: u64,
-    count: u64,
-    text: String,
-}
-
-impl Ids {
-    fn next(&mut self) -> &str {
-        if self.series == 0 {
-            (self.series, self.count) = (rand::random(), rand::random());
-        }
-        self.count = self.count.wrapping_add(1);
-        self.text.clear();
-        // Writing into a String cannot fail.
-        let _ = write!(self.text, "{:016x}{:016x}", self.series, self.count);
-        &self.text
-    }
-}
-
-/// What is found out on the way, for the log.
-#[derive(Debug)]
-struct Record {
-    begun: Instant,
-    client: SocketAddr,
-    lane: Arc<Lane>,
-    backend: Option<SocketAddr>,
-    queue: Duration,
-    connect: Duration,
-    retries: u32,
-    told: Told,
-    bytes_in: u64,
-}
 
 /// How a request came out.
 enum Outcome {
@@ -93,17 +58,10 @@ impl<C: Peer + Send> Conversation<C> {
         };
         let rules = &snapshot.service.http;
         let origin = Origin::of(&self.info, &rules.trusted_proxies, &request, &self.head);
-        let mut record = Record {
-            begun: Instant::now(),
-            client: origin.client,
-            lane: Arc::clone(&self.door.own),
-            backend: None,
-            queue: Duration::ZERO,
-            connect: Duration::ZERO,
-            retries: 0,
-            told: Told::default(),
-            bytes_in: 0,
-        };
+        let mut record = Record::new(Instant::now(), origin.client, &self.door.own);
+        if request_id(&request, &self.head).is_none() {
+            self.ids.advance();
+        }
         let is_repeatable = is_idempotent(request.method.of(&self.head));
         let mut upload = Upload::new(request.length, &limits, is_repeatable);
         let outcome = self
@@ -272,11 +230,7 @@ impl<C: Peer + Send> Conversation<C> {
         let upward = Upward {
             info: &self.info,
             is_trusted: origin.is_trusted,
-            request_id: match request_id(request, &self.head) {
-                Some(id) => id,
-                None if record.retries == 0 => self.ids.next(),
-                None => &self.ids.text,
-            },
+            request_id: &self.ids.text,
             backend: state.address,
         };
         write_request(out, request, &self.head, &upward);
@@ -360,36 +314,14 @@ impl<C: Peer + Send> Conversation<C> {
             is_head: false,
             is_1_1: true,
             keeps: false,
-            request_id: "",
+            request_id: self.ids.advance(),
         };
         Answer::new(status, says).write(&mut self.wire.output.bytes, &to);
-        let record = Record {
-            begun: self.begun.unwrap_or(self.quiet_since),
-            client: self.info.client,
-            lane: Arc::clone(&self.door.own),
-            backend: None,
-            queue: Duration::ZERO,
-            connect: Duration::ZERO,
-            retries: 0,
-            told: Told {
-                status,
-                ..Told::default()
-            },
-            bytes_in: 0,
-        };
+        let begun = self.begun.unwrap_or(self.quiet_since);
+        let mut record = Record::new(begun, self.info.client, &self.door.own);
+        record.told.status = status;
         self.head.clear();
-        let unread = Request {
-            method: super::framing::Span::default(),
-            target: super::framing::Span::default(),
-            path: super::framing::Span::default(),
-            host: super::framing::Span::default(),
-            is_1_1: true,
-            fields: Vec::new(),
-            length: Length::None,
-            options: super::framing::head::Options::default(),
-            wants_upgrade: false,
-            expects_continue: false,
-        };
+        let unread = Request::default();
         let word = if status == 408 { "slow-request" } else { "bad-request" };
         self.log(
             &record,
@@ -407,51 +339,6 @@ impl<C: Peer + Send> Conversation<C> {
             Ok(Err(_)) | Err(_) => Some(After::Reset),
         }
     }
-
-    fn log(&self, record: &Record, request: &Request, end: End) {
-        let took = record.begun.elapsed();
-        let service = &self.door.own.service;
-        let group = &record.lane.service;
-        service.counters.requests.add(record.told.status, took);
-        if !Arc::ptr_eq(service, group) {
-            group.counters.requests.add(record.told.status, took);
-        }
-        if end.word == "client-gone" {
-            service.counters.requests.client_gone.add(1);
-        }
-        let Some(journal) = &self.door.journal else { return };
-        let head = &self.head;
-        let text = |known: Known| request.field(known).map(|it| it.text(head)).unwrap_or_default();
-        let path = request.path.text(head);
-        journal.write_request(&RequestLine {
-            service: &service.name,
-            group: &group.name,
-            client: record.client,
-            method: request.method.text(head),
-            host: request.host.text(head),
-            path: path.split('?').next().unwrap_or_default(),
-            protocol: match (self.info.protocol, request.is_1_1) {
-                (Protocol::Http2, _) => "HTTP/2",
-                (Protocol::Http1, true) => "HTTP/1.1",
-                (Protocol::Http1, false) => "HTTP/1.0",
-            },
-            tls: self.info.tls.as_ref().map(|tls| tls.version).unwrap_or_default(),
-            status: record.told.status,
-            backend: record.backend,
-            queue: record.queue,
-            connect: record.connect,
-            answer: record.told.at.map(|at| at - record.begun),
-            total: took,
-            bytes_in: record.bytes_in,
-            bytes_out: record.told.bytes,
-            retries: record.retries,
-            request_id: request_id(request, head).unwrap_or(&self.ids.text),
-            trace_id: trace_id(text(Known::Traceparent)),
-            user_agent: text(Known::UserAgent),
-            referer: text(Known::Referer),
-            end,
-        });
-    }
 }
 
 /// True if the client would like to ask more on its connection.
@@ -460,13 +347,6 @@ fn keeps(request: &Request) -> bool {
         true => !request.options.close,
         false => request.options.keep_alive && !request.options.close,
     }
-}
-
-/// The trace's id in a `traceparent` (W3C Trace Context, level 1), if that is one.
-fn trace_id(parent: &str) -> &str {
-    let id = parent.split('-').nth(1).unwrap_or_default();
-    let is_sound = id.len() == 32 && id.bytes().all(|it| it.is_ascii_hexdigit());
-    if is_sound { id } else { "" }
 }
 
 /// Lets a client's request in, or says why not.

@@ -9,9 +9,10 @@ const CHUNK_LINE_BYTES: usize = 1024;
 const TRAILER_BYTES: usize = 8 * 1024;
 
 /// How long the body of a message is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Length {
     /// There is none.
+    #[default]
     None,
     /// This many bytes.
     Exactly(u64),

@@ -95,12 +95,20 @@ async fn when_nobody_is_there_the_client_hears_when_to_come_again() {
     let balancer = balancer(&[&dead], &[]).await;
     dead.refuse();
     let mut client = balancer.connect().await;
+    let mut ids = Vec::new();
 
     for _ in 0..2 {
         client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
         let answer = client.until("}\n").await;
         assert!(answer.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{answer}");
         assert!(answer.contains("\r\nRetry-After: 1\r\n"), "{answer}");
+        let id = answer
+            .lines()
+            .find_map(|it| it.strip_prefix("X-Request-Id: "))
+            .expect("an id")
+            .to_owned();
+        assert!(id.len() == 32 && !ids.contains(&id), "{answer}");
+        ids.push(id);
     }
 }
 
