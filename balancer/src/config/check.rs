@@ -248,7 +248,7 @@ impl<'a> Reader<'a> {
         let service = Service {
             http: self.http(mode),
             tls: self.tls(mode, folder),
-            backend_tls: self.backend_tls(folder),
+            backend_tls: self.backend_tls(mode, folder),
             sni: Vec::new(),
             parent: None,
             name,

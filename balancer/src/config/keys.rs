@@ -268,7 +268,13 @@ pub const KEYS: &[Key] = &[
         "pass TLS through to a group by the server name in it, *.DOMAIN for any below; others stay with backends",
         Service,
     ),
-    key("backend_tls", "true|false", "false", "speak TLS to backends", Service),
+    key(
+        "backend_tls",
+        "true|false",
+        "false",
+        "speak TLS to backends, also in checks of the traffic's port",
+        Service,
+    ),
     key(
         "backend_ca",
         "FILE",

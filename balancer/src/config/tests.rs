@@ -1,5 +1,5 @@
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::*;
@@ -305,4 +305,56 @@ fn rules_of_ipvsadm_that_a_proxy_cannot_keep_are_refused_with_their_place() {
         file("-A -t 10.0.0.1:5000 -s rr\n-a -t 10.0.0.1:5000 -r 10.0.0.2:5000 -g\n").expect_err("direct routing");
 
     assert!(text.to_string().starts_with("balancer.yaml:2:"), "{text}");
+}
+
+#[test]
+fn tls_is_read_in_pairs_and_what_does_not_fit_is_told() {
+    let plan = plan(
+        "
+tls_cert: [a.crt, both.pem]
+tls_key: [a.key, both.pem]
+tls_client_ca: ca.pem
+tls_client: optional
+mode: http
+backends: 10.0.0.2:80
+",
+    );
+    let tls = plan.services[0].tls.as_ref().expect("TLS");
+    assert_eq!(tls.pairs[0], (PathBuf::from("a.crt"), PathBuf::from("a.key")));
+    assert_eq!(tls.client, crate::plan::ClientCertificate::Optional);
+    assert_eq!(tls.alpn, ["h2", "http/1.1"]);
+
+    for (text, says) in [
+        (
+            "tls_cert: [a, b]\ntls_key: a\nbackends: 10.0.0.2:80",
+            "there are 2 of `tls_cert` and 1 of `tls_key`",
+        ),
+        ("tls_client_ca: a\nbackends: 10.0.0.2:80", "needs `tls_cert`"),
+        ("tls_cert: a\nmode: udp\nbackends: 10.0.0.2:80", "needs connections"),
+        (
+            "backend_tls: true\nmode: udp\nbackends: 10.0.0.2:80",
+            "needs connections",
+        ),
+        (
+            "backend_tls: true\nbackend_ca: a\nbackend_insecure: true\nbackends: 10.0.0.2:80",
+            "is the contrary",
+        ),
+        ("backend_name: 'a b'\nbackends: 10.0.0.2:80", "is not a name"),
+        ("sni: a.example=g\nbackends: 10.0.0.2:80", "there is no group `g`"),
+        ("sni: a.example\nbackends: 10.0.0.2:80", "names no group"),
+        (
+            "sni: a*=g\ngroups: {g: 10.0.0.3:80}\nbackends: 10.0.0.2:80",
+            "is not a server name",
+        ),
+        (
+            "sni: a=g\nmode: http\ngroups: {g: 10.0.0.3:80}\nbackends: 10.0.0.2:80",
+            "in mode http write `routes`",
+        ),
+    ] {
+        let problems = file(text).expect_err(text).to_string();
+        assert!(
+            problems.contains(says) && problems.starts_with("balancer.yaml:"),
+            "{text}: {problems}"
+        );
+    }
 }

@@ -15,6 +15,7 @@ use openhim_balancer::config::backends;
 use openhim_balancer::control::discover::Resolver;
 use openhim_balancer::control::discover::lookup::NameServers;
 use openhim_balancer::plan::{Backend, CheckKind, ClientIp, Endpoint, Mode, Plan, Service};
+use openhim_balancer::tls::Material;
 use rustix::process::{Resource, getrlimit};
 use tokio::runtime::Builder;
 
@@ -125,10 +126,39 @@ fn sending(findings: &mut Findings, servers: &NameServers, service: &Service) {
     if named.is_empty() {
         findings.wrong("no backend", "name some in `backends` or `backends_file`");
     }
+    certificates(findings, service);
     for backend in &named {
         for address in addresses(findings, servers, backend) {
             reach(findings, service, address);
         }
+    }
+}
+
+fn certificates(findings: &mut Findings, service: &Service) {
+    if service.tls.is_none() && service.backend_tls.is_none() {
+        return;
+    }
+    match Material::load(service, None) {
+        Ok(material) => {
+            let shown = material.server.iter().flat_map(|it| &it.certificates);
+            for certificate in shown {
+                let (file, names) = (certificate.file.display(), certificate.names.join(", "));
+                let ends = chrono::DateTime::from_timestamp(certificate.not_after, 0).unwrap_or_default();
+                let text = format!("{file} is for {names}, until {}", ends.format("%Y-%m-%d"));
+                if names.is_empty() {
+                    findings.wrong(
+                        &format!("{file} is for no name"),
+                        "have one made with a subject alternative name",
+                    );
+                } else {
+                    findings.fine(&text);
+                }
+            }
+        }
+        Err(error) => findings.wrong(
+            &error.to_string(),
+            "correct the file; until then TLS goes on with what it has",
+        ),
     }
 }
 

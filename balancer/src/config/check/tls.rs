@@ -63,7 +63,7 @@ impl Reader<'_> {
         })
     }
 
-    pub(super) fn backend_tls(&mut self, folder: Option<&Path>) -> Option<BackendTls> {
+    pub(super) fn backend_tls(&mut self, mode: Mode, folder: Option<&Path>) -> Option<BackendTls> {
         let is_on = self.parsed("backend_tls", false, values::boolean);
         let tls = BackendTls {
             ca: self.text("backend_ca").map(|(text, _, _)| resolve(folder, text)),
@@ -74,10 +74,17 @@ impl Reader<'_> {
                     .map_err(|_| format!("`{text}` is not a name; write for example node.example.org"))
             }),
         };
-        if tls.insecure && tls.ca.is_some() && is_on {
-            let (written, path) = self.find("backend_insecure")?;
-            let text = "is the contrary of `backend_ca`; write one of them".to_owned();
-            self.found.problem(&written.place, &path, text);
+        let problem = if mode == Mode::Udp && is_on {
+            Some(("backend_tls", "needs connections; mode udp has none"))
+        } else if tls.insecure && tls.ca.is_some() && is_on {
+            Some(("backend_insecure", "is the contrary of `backend_ca`; write one of them"))
+        } else {
+            None
+        };
+        if let Some((key, text)) = problem
+            && let Some((written, path)) = self.find(key)
+        {
+            self.found.problem(&written.place, &path, text.to_owned());
         }
         is_on.then_some(tls)
     }
