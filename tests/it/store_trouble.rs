@@ -1,6 +1,9 @@
 //! The store goes away under load and comes back: requests wait or are refused, and nothing that was answered is lost.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Write;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,6 +12,8 @@ use bson::doc;
 use openhim_node::testing::mongod::Mongod;
 use openhim_node::testing::{Backend, TestNode, backend, eventually, node, path};
 use tokio::task::JoinHandle;
+
+use crate::support::parts;
 
 async fn start(server: &Mongod, backend: &Backend) -> TestNode {
     let url = server.url("trouble");
@@ -130,6 +135,71 @@ async fn an_election_loses_nothing() {
         // Servers may close the connection of who asks for it.
         let _ = admin.run_command(step_down).await;
         tokio::time::sleep(Duration::from_secs(2)).await;
+    })
+    .await;
+}
+
+/// A small file system of its own, gone with this value.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    /// `None`, with a printed line, where nothing may be mounted.
+    fn mount(megabytes: u32) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let size = format!("size={megabytes}m");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
+            .arg(folder.path())
+            .status();
+        match mounted.is_ok_and(|status| status.success()) {
+            true => Some(Self(folder)),
+            false => {
+                parts::skip("right to mount a small file system");
+                None
+            }
+        }
+    }
+
+    /// Takes all the room that is left.
+    fn fill(&self) {
+        let mut ballast = File::create(self.0.path().join("ballast")).unwrap();
+        while ballast.write_all(&[0; 4096]).is_ok() {}
+    }
+
+    fn make_room(&self) {
+        std::fs::remove_file(self.0.path().join("ballast")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_loses_nothing_and_needs_only_room() {
+    let Some(disk) = SmallDisk::mount(32) else { return };
+    let backend = backend().start().await;
+    let url = format!("sqlite://{}/openhim.db", disk.0.path().display());
+    let node = node()
+        .set(|config| config.store.url = Some(url))
+        .channel(path("^/x").primary(&backend))
+        .start()
+        .await;
+
+    survives(&node, async || {
+        disk.fill();
+        // What is in the write-ahead log may be written over for a while; large messages find no room soon.
+        let waiting = eventually("a message waits", async || {
+            let caller = node.caller();
+            let mut sending = tokio::spawn(async move { caller.post("/x", vec![b'x'; 256 << 10]).await.status() });
+            let answered = tokio::time::timeout(Duration::from_secs(1), &mut sending).await;
+            answered.is_err().then_some(sending)
+        })
+        .await;
+        disk.make_room();
+        assert_eq!(waiting.await.unwrap(), 200);
     })
     .await;
 }

@@ -169,10 +169,11 @@ impl Talk<'_> {
     async fn listen(&self, mut reader: impl AsyncRead + Unpin, messages: mpsc::Sender<Said>) {
         let mut assembler = Assembler::new(self.frame_limit());
         let mut room = BytesMut::new();
-        let mut is_over = false;
+        // Who has just come has a message on the way, and would see the connection end without an answer.
+        let (mut is_over, mut is_new) = (false, true);
         loop {
             let is_amid = assembler.pending() > 0;
-            if is_over && !is_amid {
+            if is_over && !is_amid && !is_new {
                 return;
             }
             room.reserve(READ);
@@ -180,17 +181,18 @@ impl Talk<'_> {
             let read = tokio::select! {
                 biased;
                 () = self.over(), if !is_over => {
-                    if !is_amid {
-                        return;
-                    }
                     is_over = true;
                     continue;
                 }
                 read = reader.read_buf(&mut room) => read,
-                () = tokio::time::sleep(patience), if is_amid => {
+                () = tokio::time::sleep(patience), if is_amid || is_over => {
+                    if !is_amid {
+                        return;
+                    }
                     return self.lost(assembler.pending(), "it did not go on in time");
                 }
             };
+            is_new = false;
             match read {
                 Ok(0) | Err(_) if is_amid => return self.lost(assembler.pending(), "the connection ended"),
                 Ok(0) | Err(_) => return,
