@@ -293,3 +293,50 @@ async fn what_a_trusted_proxy_says_of_the_client_is_passed_on() {
     }
     assert!(refused.starts_with("HTTP/1.1 403 "), "{refused}");
 }
+
+#[tokio::test]
+async fn a_stream_that_is_given_up_ends_the_backends_work_and_leaves_the_others_alone() {
+    let backend = Backend::start(|it| match it.line() {
+        "GET /slow HTTP/1.1" => Act::SayLater(Duration::from_secs(30), OK),
+        _ => Act::Say(OK),
+    })
+    .await;
+    let balancer = balancer(&[&backend], &[]).await;
+    let stream = balancer.connect().await.stream;
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(
+        hyper_util::rt::TokioExecutor::new(),
+        hyper_util::rt::TokioIo::new(stream),
+    )
+    .await
+    .expect("HTTP/2 is spoken");
+    let carrying = tokio::spawn(connection);
+    let request = |uri: &str, host: Option<&str>| {
+        let request = http::Request::builder().uri(uri);
+        let request = match host {
+            Some(host) => request.header("host", host),
+            None => request,
+        };
+        request
+            .body(http_body_util::Empty::<bytes::Bytes>::new())
+            .expect("sound")
+    };
+    let slow = sender.send_request(request("http://a/slow", None));
+    let slow = tokio::spawn(slow);
+    within("the slow request", async {
+        while balancer.balancer.report().await.expect("runs").services[0].backends[0].active == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+
+    slow.abort();
+
+    let ended = tokio::time::timeout(Duration::from_secs(1), backend.ended.acquire()).await;
+    ended.expect("within a second").expect("open").forget();
+    for (host, status) in [(None, 200), (Some("a"), 200), (Some("b"), 400)] {
+        let answer = within("an answer", sender.send_request(request("http://a/", host))).await;
+        assert_eq!(answer.expect("answered").status().as_u16(), status, "{host:?}");
+    }
+    assert_eq!(backend.seen().len(), 3);
+    carrying.abort();
+}
