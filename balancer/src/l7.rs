@@ -197,7 +197,11 @@ pub async fn converse<C: Peer + Send + 'static>(door: Arc<Door>, stream: C, info
         let limits = limits(rules);
         let next = std::future::poll_fn(|cx| conversation.poll_next(cx, rules, &limits)).await;
         let after = match next {
-            Next::Request(length) => conversation.answer(&snapshot, length, limits).await,
+            Next::Request(length) => {
+                // What holds now, not when its client began to think about it.
+                let snapshot = conversation.door.service().live.load();
+                conversation.answer(&snapshot, length, limits).await
+            }
             Next::Bad(violation) => conversation.refuse_unread(violation.status()).await,
             Next::Slow => conversation.refuse_unread(408).await,
             Next::Http2 => {

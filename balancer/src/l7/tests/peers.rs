@@ -92,7 +92,7 @@ impl Backend {
                 connection += 1;
                 let (script, theirs, gone) = (Arc::clone(&script), Arc::clone(&theirs), Arc::clone(&gone));
                 tokio::spawn(async move {
-                    if serve(stream, connection, script, theirs).await.is_err() {
+                    if converse(stream, connection, script, theirs).await.is_err() {
                         gone.add_permits(1);
                     }
                 });
@@ -130,7 +130,7 @@ impl Drop for Backend {
     }
 }
 
-async fn serve(
+async fn converse(
     mut stream: TcpStream,
     connection: usize,
     script: Script,
@@ -270,8 +270,12 @@ pub(super) async fn balancer(backends: &[&Backend], options: &[(&str, &str)]) ->
         .into_iter()
         .filter(|(name, _)| !given(name))
         .chain(options.iter().copied());
+    serve(Config::from_options(all)).await
+}
+
+pub(super) async fn serve(config: Config) -> Running {
     let shutdown = Shutdown::default();
-    let balancer = Balancer::start(Config::from_options(all), shutdown.clone())
+    let balancer = Balancer::start(config, shutdown.clone())
         .await
         .expect("the balancer starts");
     within("the first checks", balancer.ready()).await;

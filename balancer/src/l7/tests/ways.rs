@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::peers::{Act, Backend, OK, balancer, within};
+use super::peers::{Act, Backend, OK, balancer, serve, within};
 
 #[tokio::test]
 async fn each_request_of_a_connection_goes_to_the_next_backend() {
@@ -339,4 +339,31 @@ async fn a_stream_that_is_given_up_ends_the_backends_work_and_leaves_the_others_
     }
     assert_eq!(backend.seen().len(), 3);
     carrying.abort();
+}
+
+#[tokio::test]
+async fn a_changed_configuration_holds_for_the_next_request_of_an_open_connection() {
+    let (own, api) = (Backend::answering(OK).await, Backend::answering(OK).await);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("balancer.yaml");
+    let write = |route: &str| {
+        let text = format!(
+            "{{threads: 1, metrics: off, admin: off, log: off, listen: '127.0.0.1:0', mode: http, check: none, \
+             backends: '{}', groups: {{api: '{}'}}, routes: ['{route}=api']}}",
+            own.address, api.address
+        );
+        std::fs::write(&file, text).expect("written");
+    };
+    write("/api");
+    let balancer = serve(crate::Config::from_file(&file).expect("sound")).await;
+    let mut client = balancer.connect().await;
+    client.send("GET /other HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    client.until("ok").await;
+
+    write("/other");
+    balancer.balancer.reload().await.expect("sound");
+
+    client.send("GET /other HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    client.until("ok").await;
+    assert_eq!((own.seen().len(), api.seen().len()), (1, 1));
 }
