@@ -229,7 +229,8 @@ fn reach(findings: &mut Findings, service: &Service, backend: SocketAddr) {
         match TcpStream::connect_timeout(&address, service.timeouts.connect) {
             Ok(stream) => {
                 findings.fine(&format!("{address} accepts connections ({use_of})"));
-                let is_plain = matches!(service.client_ip, ClientIp::None | ClientIp::Transparent);
+                let is_plain = matches!(service.client_ip, ClientIp::None | ClientIp::Transparent)
+                    && service.backend_tls.is_none();
                 if service.mode == Mode::Http && use_of == "traffic" && is_plain {
                     speaks_http(findings, stream, address);
                 }
@@ -255,7 +256,7 @@ fn speaks_http(findings: &mut Findings, mut stream: TcpStream, address: SocketAd
         Ok(()) if begin.starts_with(b"HTTP/1.") => findings.fine(&format!("{address} speaks HTTP")),
         Ok(()) if begin[0] == TLS_ALERT => findings.wrong(
             &format!("{address} speaks TLS"),
-            "name a port that speaks plain HTTP, or use `mode: tcp`",
+            "set `backend_tls`, name a port that speaks plain HTTP, or use `mode: tcp`",
         ),
         Ok(()) => findings.wrong(
             &format!("{address} does not speak HTTP"),
