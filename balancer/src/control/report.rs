@@ -303,7 +303,11 @@ fn counters(control: &Control) -> impl Iterator<Item = (Key, [u64; 3])> {
 /// One word for how a backend is, and why.
 fn describe(entry: &Entry, member: &Member) -> (&'static str, String) {
     if member.leaves_by.is_some() {
-        return ("removed", "no longer configured; its connections may end".into());
+        let why = match &member.spec.endpoint {
+            name if entry.names.contains(name) => format!("{name} stands for others now; its connections may end"),
+            _ => "no longer configured; its connections may end".into(),
+        };
+        return ("removed", why);
     }
     match member.duty {
         Duty::Drain => return ("drain", "an operator lets its connections end".into()),
