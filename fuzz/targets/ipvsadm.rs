@@ -43,6 +43,7 @@ fuzz_target!(|text: &str| {
                     _ => None,
                 })
                 .collect(),
+            unresolved: Vec::new(),
         })
         .collect();
     let once = ipvsadm::save(&shown);
