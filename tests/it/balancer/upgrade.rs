@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -54,27 +55,43 @@ impl Held {
 
 /// A service manager that listens.
 struct Manager {
-    socket: UnixDatagram,
     path: PathBuf,
+    heard: mpsc::Receiver<String>,
 }
 
 impl Manager {
     fn new(folder: &tempfile::TempDir) -> Self {
         let path = folder.path().join("notify");
         let socket = UnixDatagram::bind(&path).expect("a socket");
-        socket.set_read_timeout(Some(SOON)).expect("an option");
-        Self { socket, path }
+        let (sender, heard) = mpsc::channel();
+        // Always listening: who notifies would have to wait otherwise.
+        std::thread::spawn(move || {
+            let mut message = [0; 4096];
+            while let Ok(length) = socket.recv(&mut message) {
+                let text = String::from_utf8_lossy(&message[..length]).into_owned();
+                if text.lines().any(|line| sender.send(line.to_owned()).is_err()) {
+                    return;
+                }
+            }
+        });
+        Self { path, heard }
     }
 
     /// Waits for a line that begins like this; returns its rest.
     fn hears(&self, beginning: &str) -> String {
-        eventually(&format!("the service manager hears {beginning}"), || {
-            let mut message = [0; 4096];
-            let length = self.socket.recv(&mut message).expect("a message in time");
-            let text = String::from_utf8_lossy(&message[..length]).into_owned();
-            text.lines()
-                .find_map(|line| line.strip_prefix(beginning).map(str::to_owned))
-        })
+        loop {
+            let line = self.heard.recv_timeout(SOON);
+            let line = line.unwrap_or_else(|_| panic!("the service manager did not hear {beginning}"));
+            if let Some(rest) = line.strip_prefix(beginning) {
+                return rest.to_owned();
+            }
+        }
+    }
+
+    /// The same, and from now on.
+    fn hears_now(&self, beginning: &str) {
+        while self.heard.try_recv().is_ok() {}
+        self.hears(beginning);
     }
 }
 
@@ -105,13 +122,18 @@ fn new_programs_take_over_under_load_and_the_old_ones_end_when_their_connections
         list.join(", ")
     );
     let mut balancer = Process::start_by(
-        |mut program| {
-            program.env("NOTIFY_SOCKET", &manager.path);
-            program
+        |program| {
+            let mut command = Command::new("sh");
+            // What the manager does: the watchdog is for this very process.
+            command.args(["-c", "WATCHDOG_USEC=400000 WATCHDOG_PID=$$ exec \"$0\" \"$@\""]);
+            command.arg(program.get_program()).args(program.get_args());
+            command.env_clear().env("NOTIFY_SOCKET", &manager.path);
+            command
         },
         &services,
     );
     manager.hears("READY=1");
+    manager.hears("WATCHDOG=1");
     assert!(balancer.say(&format!("drain {}", takers[2].address)).is_ok);
     let mut held = Held::connect(listen);
     let load = Load::start(thread, CLIENTS, listen, "upgraded");
@@ -136,6 +158,7 @@ fn new_programs_take_over_under_load_and_the_old_ones_end_when_their_connections
     held.finish();
     let ended = eventually("the old one has ended", || balancer.running.ended());
     assert_eq!(ended.code(), Some(0), "{}", balancer.running.stderr.all());
+    manager.hears_now("WATCHDOG=1");
 
     kill_process(first.0, Signal::USR2).expect("it runs");
     let second = Successor(process_id(&manager.hears("MAINPID=")));
