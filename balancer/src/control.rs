@@ -31,6 +31,7 @@ use crate::l4::sessions::Why;
 use crate::listen::Thread;
 use crate::metrics::Report;
 use crate::plan::Endpoint;
+use crate::relay::Peer;
 use crate::service::Gate;
 use crate::socket::{FirstBytes, Source};
 use crate::tls::client::Secured;
@@ -436,7 +437,7 @@ async fn attempt(address: SocketAddr, limit: Duration, tls: Option<Secured>) -> 
     };
     let stream = tls.begin(address, stream, limit).await;
     let stream = stream.map_err(|error| format!("TLS failed: {error}"))?;
-    crate::socket::reset_on_close(stream.get_ref().0);
+    stream.socket().into_iter().for_each(crate::socket::reset_on_close);
     Ok(())
 }
 

@@ -59,15 +59,15 @@ impl Peer for TcpStream {
     }
 }
 
-impl Peer for tokio_rustls::server::TlsStream<TcpStream> {
+impl<S: Peer> Peer for tokio_rustls::server::TlsStream<S> {
     fn socket(&self) -> Option<&TcpStream> {
-        Some(self.get_ref().0)
+        self.get_ref().0.socket()
     }
 }
 
-impl Peer for tokio_rustls::client::TlsStream<TcpStream> {
+impl<S: Peer> Peer for tokio_rustls::client::TlsStream<S> {
     fn socket(&self) -> Option<&TcpStream> {
-        Some(self.get_ref().0)
+        self.get_ref().0.socket()
     }
 }
 

@@ -6,6 +6,7 @@
 //!
 //! Nothing here decides who may come in, or where a connection goes.
 
+pub mod ahead;
 pub mod client;
 pub mod facts;
 pub mod files;
@@ -25,6 +26,7 @@ use tokio_rustls::TlsStream;
 use crate::plan::Service;
 use crate::relay::Peer;
 
+use ahead::Ahead;
 pub use client::Connector;
 pub use facts::{Certificate, Facts};
 pub use files::FileError;
@@ -89,7 +91,7 @@ pub enum End {
     /// As it is.
     Plain(TcpStream),
     /// Encrypted.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Ahead>>),
 }
 
 impl End {
@@ -128,7 +130,7 @@ impl Peer for End {
     fn socket(&self) -> Option<&TcpStream> {
         match self {
             Self::Plain(stream) => Some(stream),
-            Self::Tls(stream) => Some(stream.get_ref().0),
+            Self::Tls(stream) => stream.get_ref().0.socket(),
         }
     }
 

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::health::Failure;
+use crate::relay::Peer;
 use crate::socket::{self, FirstBytes, Source, reset_on_close};
 use crate::tls::client::Secured;
 
@@ -17,7 +18,7 @@ pub(super) async fn probe(address: SocketAddr, tls: Option<&Secured>, limit: Dur
     };
     let failed = |error: std::io::Error| Failure::answered(format!("TLS with {address} failed: {error}"));
     let stream = tls.begin(address, stream, limit).await.map_err(failed)?;
-    reset_on_close(stream.get_ref().0);
+    stream.socket().into_iter().for_each(reset_on_close);
     Ok(())
 }
 

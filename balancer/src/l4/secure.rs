@@ -15,6 +15,7 @@ use crate::log::{By, End as Ending};
 use crate::service::ServiceState;
 use crate::snapshot::Snapshot;
 use crate::socket::reset_on_close;
+use crate::tls::ahead::Ahead;
 use crate::tls::hello::{self, Hello};
 use crate::tls::{Connector, End, Facts, Terminator, facts};
 
@@ -79,7 +80,7 @@ pub(crate) async fn accept(
     terminator: &Terminator,
     client: TcpStream,
     limit: Duration,
-) -> Option<(tokio_rustls::server::TlsStream<TcpStream>, Facts)> {
+) -> Option<(tokio_rustls::server::TlsStream<Ahead>, Facts)> {
     match terminator.accept(client, limit).await {
         Ok(stream) => {
             let connection = stream.get_ref().1;
@@ -127,7 +128,7 @@ pub(crate) async fn begin(
     mut stream: TcpStream,
     header: &[u8],
     limit: Duration,
-) -> Result<TlsStream<TcpStream>, ConnectError> {
+) -> Result<TlsStream<Ahead>, ConnectError> {
     let address = chosen.pick.state().address;
     let handshake = async {
         stream.write_all(header).await?;

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::relay::Peer;
+use crate::tls::ahead::Ahead;
 pub use crate::tls::{Certificate, Facts as Tls};
 
 /// What is read at once. One such buffer serves all connections of a thread: they own memory only for what cannot go on.
@@ -56,7 +57,7 @@ pub enum BackendStream {
     /// As it is.
     Plain(TcpStream),
     /// Encrypted.
-    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+    Tls(Box<tokio_rustls::client::TlsStream<Ahead>>),
 }
 
 impl BackendStream {
@@ -95,7 +96,7 @@ impl Peer for BackendStream {
     fn socket(&self) -> Option<&TcpStream> {
         match self {
             Self::Plain(stream) => Some(stream),
-            Self::Tls(stream) => Some(stream.get_ref().0),
+            Self::Tls(stream) => stream.socket(),
         }
     }
 

@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::ahead::Ahead;
 use super::files::{self, FileError};
 use super::provider;
 use crate::plan::{BackendTls, ClientIp};
@@ -77,11 +78,11 @@ impl Connector {
         host: Option<&str>,
         stream: TcpStream,
         limit: Duration,
-    ) -> io::Result<TlsStream<TcpStream>> {
+    ) -> io::Result<TlsStream<Ahead>> {
         let by_host = || host.and_then(|host| ServerName::try_from(host.trim_end_matches('.').to_owned()).ok());
         let name = self.name.clone().or_else(by_host);
         let name = name.unwrap_or_else(|| ServerName::from(address.ip()));
-        let handshake = Box::pin(self.connector.connect(name, stream));
+        let handshake = Box::pin(self.connector.connect(name, Ahead::new(stream)));
         match tokio::time::timeout(limit, handshake).await {
             Ok(result) => result,
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
@@ -186,7 +187,7 @@ impl Secured {
         address: SocketAddr,
         mut stream: TcpStream,
         limit: Duration,
-    ) -> io::Result<TlsStream<TcpStream>> {
+    ) -> io::Result<TlsStream<Ahead>> {
         let mut header = Vec::new();
         match self.client_ip {
             ClientIp::ProxyV1 => header.extend_from_slice(b"PROXY UNKNOWN\r\n"),

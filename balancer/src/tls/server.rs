@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::ahead::Ahead;
 use super::files::{self, FileError};
 use super::provider;
 use crate::plan::{ClientCertificate, Tls, TlsVersion};
@@ -104,9 +105,9 @@ impl Terminator {
     ///
     /// # Errors
     /// It was broken off by either side, or took too long.
-    pub async fn accept(&self, client: TcpStream, limit: Duration) -> io::Result<TlsStream<TcpStream>> {
+    pub async fn accept(&self, client: TcpStream, limit: Duration) -> io::Result<TlsStream<Ahead>> {
         // In a box: a handshake has much to remember, and a connection is there for long after it.
-        let handshake = Box::pin(self.acceptor.accept(client));
+        let handshake = Box::pin(self.acceptor.accept(Ahead::new(client)));
         match tokio::time::timeout(limit, handshake).await {
             Ok(result) => result,
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
