@@ -34,6 +34,8 @@ pub(super) fn request_id<'h>(request: &Request, head: &'h [u8]) -> Option<&'h st
 
 /// Appends the head of a request for a backend.
 pub(super) fn write_request(out: &mut Vec<u8>, request: &Request, head: &[u8], upward: &Upward<'_>) {
+    // Room for the lines that are added, so that it is made once.
+    out.reserve(head.len() + 512);
     let path = request.path.of(head);
     out.extend_from_slice(request.method.of(head));
     out.push(b' ');
@@ -101,6 +103,7 @@ pub(super) struct Downward<'a> {
 
 /// Appends the head of an answer for the client.
 pub(super) fn write_response(out: &mut Vec<u8>, response: &Response, head: &[u8], downward: &Downward<'_>) {
+    out.reserve(head.len() + 128);
     let status = response.status_and_reason.of(head);
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(status);

@@ -149,23 +149,69 @@ fn a_file_with_routes_is_checked_and_followed() {
     });
 }
 
+/// A page that shows what it hears from a WebSocket of its own server.
+const PAGE: &str = r#"<!doctype html><title>waiting</title><p id="said">nothing</p><script>
+const socket = new WebSocket("ws://" + location.host + "/chat");
+socket.onopen = () => socket.send("hello through the balancer");
+socket.onmessage = (it) => { document.getElementById("said").textContent = it.data; document.title = "heard"; };
+</script>"#;
+
+/// A server of [`PAGE`] that says everything back to WebSockets.
+async fn chat() -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound").to_string();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut begin = [0; 2048];
+                let length = stream.peek(&mut begin).await.expect("a request");
+                if String::from_utf8_lossy(&begin[..length]).contains("Upgrade: websocket") {
+                    return echo(stream).await;
+                }
+                let _ = stream.read(&mut begin).await;
+                let length = PAGE.len();
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+                );
+                stream.write_all((head + PAGE).as_bytes()).await.expect("sent");
+            });
+        }
+    });
+    address
+}
+
+async fn echo(stream: tokio::net::TcpStream) {
+    use futures_util::{SinkExt as _, StreamExt as _};
+
+    let mut socket = tokio_tungstenite::accept_async(stream).await.expect("a handshake");
+    while let Some(Ok(message)) = socket.next().await {
+        if message.is_text() {
+            socket.send(message).await.expect("sent");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_browser_gets_pages_and_websockets_through_it() {
+    let backend = chat().await;
+    let options = [("mode", "http"), ("backends", &*backend), ("check", "none")];
+    let balancer = super::support::balancer(&options).await;
+
+    let Some(page) = super::page::browse(&format!("http://{}/", balancer.address())).await else {
+        return;
+    };
+
+    assert!(page.contains("<p id=\"said\">hello through the balancer</p>"), "{page}");
+}
+
 #[tokio::test]
 async fn a_websocket_speaks_through_it() {
     use futures_util::{SinkExt as _, StreamExt as _};
     use tokio_tungstenite::tungstenite::Message;
 
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let backend = listener.local_addr().expect("bound").to_string();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let mut socket = tokio_tungstenite::accept_async(stream).await.expect("a handshake");
-            while let Some(Ok(message)) = socket.next().await {
-                if message.is_text() {
-                    socket.send(message).await.expect("sent");
-                }
-            }
-        }
-    });
+    let backend = chat().await;
     let options = [("mode", "http"), ("backends", &*backend), ("check", "none")];
     let balancer = super::support::balancer(&options).await;
     let address = format!("ws://{}/chat", balancer.address());

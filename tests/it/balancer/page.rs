@@ -98,42 +98,13 @@ async fn the_page_only_shows() {
 
 #[tokio::test]
 async fn a_browser_shows_who_is_up_and_why_the_other_is_down() {
-    let Some(browser) = ["chromium", "chromium-browser", "google-chrome"]
-        .into_iter()
-        .find(|name| has(name))
-    else {
-        assert!(
-            std::env::var_os("OPENHIM_TEST_PARTS").is_none_or(|it| it != "required"),
-            "a browser is required: apt-get install chromium"
-        );
-        println!("skipped: no chromium here");
-        return;
-    };
     let (running, up, down) = half_up().await;
     let url = format!(
         "http://{}/",
         running.balancer.metrics_address().expect("metrics are on")
     );
-    let profile = tempfile::tempdir().expect("a folder");
+    let Some(page) = browse(&url).await else { return };
 
-    let browse = tokio::process::Command::new(browser)
-        .args([
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--virtual-time-budget=3000",
-            "--dump-dom",
-        ])
-        .arg(format!("--user-data-dir={}", profile.path().display()))
-        .arg(&url)
-        .kill_on_drop(true)
-        .output();
-    let output = tokio::time::timeout(Duration::from_secs(90), browse)
-        .await
-        .expect("in time")
-        .expect("it runs");
-
-    let page = String::from_utf8_lossy(&output.stdout).into_owned();
     let row = |address: SocketAddr| {
         let start = page
             .find(&format!("data-backend=\"{address}\""))
@@ -152,6 +123,39 @@ async fn a_browser_shows_who_is_up_and_why_the_other_is_down() {
         row(down.address)
     );
     assert!(page.contains("<title>1 down · Balancer</title>"), "{page}");
+}
+
+/// What a real browser makes of a page; `None` where there is no browser.
+pub(super) async fn browse(url: &str) -> Option<String> {
+    let Some(browser) = ["chromium", "chromium-browser", "google-chrome"]
+        .into_iter()
+        .find(|name| has(name))
+    else {
+        assert!(
+            std::env::var_os("OPENHIM_TEST_PARTS").is_none_or(|it| it != "required"),
+            "a browser is required: apt-get install chromium"
+        );
+        println!("skipped: no chromium here");
+        return None;
+    };
+    let profile = tempfile::tempdir().expect("a folder");
+    let browse = tokio::process::Command::new(browser)
+        .args([
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--virtual-time-budget=3000",
+            "--dump-dom",
+        ])
+        .arg(format!("--user-data-dir={}", profile.path().display()))
+        .arg(url)
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(Duration::from_secs(90), browse)
+        .await
+        .expect("in time")
+        .expect("it runs");
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn has(program: &str) -> bool {
