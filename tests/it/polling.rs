@@ -110,3 +110,26 @@ async fn the_polling_port_polls_the_channel_that_is_named() {
     assert_eq!(backend.only().header("x-extra"), Some("1"));
     assert_eq!(node.recorded().only().await.status(), "Failed");
 }
+
+#[tokio::test]
+async fn a_channel_is_polled_by_hand_through_the_api() {
+    let (good, bad) = (backend().start().await, backend().answers(500, "").start().await);
+    let (works, fails) = (channel("0 0 1 1 *").primary(&good), channel("0 0 1 1 *").primary(&bad));
+    let (first, second) = (works.id(), fails.id());
+    let node = node().api().channel(works).channel(fails).start().await;
+    let root = Caller::new(node.api_address()).basic("root@openhim.org", "openhim-password");
+
+    let done = root.post(&format!("/channels/{first}/trigger"), "").await;
+    let failed = root.post(&format!("/channels/{second}/trigger"), "").await;
+
+    assert_eq!(
+        (done.status(), failed.status()),
+        (200, 500),
+        "{} {}",
+        done.text(),
+        failed.text()
+    );
+    assert_eq!(good.only().header("channel-id"), Some(first.to_hex().as_str()));
+    assert!(good.only().header("x-openhim-lastrunat").is_some());
+    assert_eq!(node.recorded().closed(2).await.len(), 2);
+}
