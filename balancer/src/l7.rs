@@ -212,14 +212,15 @@ pub async fn converse<C: Peer + Send + 'static>(door: Arc<Door>, stream: C, info
         };
         match after {
             After::Next => {}
-            After::Part => return exchange::part(&mut conversation.wire).await,
+            // In boxes, for a connection that waits shall not be as large as one that ends.
+            After::Part => return Box::pin(exchange::part(&mut conversation.wire)).await,
             After::Reset => {
                 if let Some(socket) = conversation.wire.stream.socket() {
                     reset_on_close(socket);
                 }
                 return;
             }
-            After::Tunnel(tunnel) => return tunnel.run(conversation.wire).await,
+            After::Tunnel(tunnel) => return Box::pin(tunnel.run(conversation.wire)).await,
         }
     }
 }

@@ -29,9 +29,9 @@ const READ_AHEAD: usize = 16 * 1024;
 /// A client sends its body at least this fast per `body_timeout`.
 const BODY_STEP: u64 = 1024;
 /// A client whose side has ended is asked this long after whether it is still there, ...
-const ASK_AFTER: Duration = Duration::from_millis(300);
+const ASK_AFTER: Duration = Duration::from_millis(600);
 /// ... and its kernel's word is looked for this often.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// What it is asked by: it means nothing to who waits for an answer, and is refused by the kernel of who is gone.
 const ASK: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
