@@ -58,6 +58,8 @@ pub struct Pattern {
     /// True if [`Pattern::linear`] also agrees with JavaScript on where matches and groups begin and end.
     linear_spans: bool,
     program: Program,
+    /// Capture groups and the whole match, also those that can never take part.
+    groups: usize,
     steps: usize,
 }
 
@@ -76,6 +78,7 @@ impl Pattern {
             linear: linear::compile(&tree.root),
             linear_spans: tree.root.has_plain_loops(),
             program: Program::compile(&tree),
+            groups: tree.groups as usize + 1,
             steps,
         })
     }
@@ -129,7 +132,7 @@ impl Pattern {
         match &self.linear {
             Some(regex) if self.linear_spans => {
                 let captures = regex.captures_at(text, from)?;
-                let spans = (0..captures.len()).map(|group| captures.get(group).map(|found| found.range()));
+                let spans = (0..self.groups).map(|group| captures.get(group).map(|found| found.range()));
                 Some(Spans(
                     spans.map(|span| span.map(|span| (span.start, span.end))).collect(),
                 ))

@@ -210,6 +210,13 @@ fn piece() -> impl Strategy<Value = String> {
     })
 }
 
+#[test]
+fn a_group_that_can_never_take_part_is_empty_and_still_a_group() {
+    let pattern = Pattern::compile("(?:(?=(a)))?", STEPS).unwrap();
+
+    assert_eq!(pattern.replace("b", "<$1>", false), "<>b");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
