@@ -399,6 +399,16 @@ const DATABASE: &str = "openhim";
 /// Bytes of one document, at most: MongoDB's bound, kept by every store so that data can move between them.
 pub const LARGEST_DOCUMENT: usize = 16 << 20;
 
+/// What documents occupy that have a value in common.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Occupied {
+    /// The value; null where there is none.
+    pub key: bson::Bson,
+    pub count: u64,
+    /// Bytes of the documents, without indexes.
+    pub bytes: u64,
+}
+
 /// A store's answer.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
@@ -475,6 +485,14 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// Bytes on disk that the data occupies, where the store can say.
     async fn size(&self) -> Result<Option<u64>>;
+
+    /// What the documents occupy, by the value of one field. Reads them all: for jobs, not for requests.
+    async fn bytes_by(&self, of: Collection, field: &str) -> Result<Vec<Occupied>>;
+
+    /// Gives some of the room that deleted documents left back to the disk; `true` if there is more of it.
+    async fn shrink(&self) -> Result<bool> {
+        Ok(false)
+    }
 
     /// Writes out what waits and lets go of files and connections.
     async fn close(&self);

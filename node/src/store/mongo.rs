@@ -17,13 +17,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bson::{Document, RawDocumentBuf, doc};
+use bson::{Bson, Document, RawDocumentBuf, doc};
 use mongodb::Database;
 use mongodb::options::ReturnDocument;
 use tokio::runtime::{Handle, Runtime};
 
 use super::query::{Filter, Projection, SortOrder, Update};
-use super::{Collection, Cursor, Find, FindAndUpdate, Result, Source, Store, StoreError, Write, Written};
+use super::{Collection, Cursor, Find, FindAndUpdate, Occupied, Result, Source, Store, StoreError, Write, Written};
 
 /// Documents in one helping of a cursor, at most.
 const HELPING: usize = 256;
@@ -262,6 +262,33 @@ impl Store for MongoStore {
         self.ask(|databases| async move {
             let stats = databases.main.run_command(doc! {"dbStats": 1, "freeStorage": 1}).await;
             stats.map_err(error::of).map(|stats| Some(setup::occupied(&stats)))
+        })
+        .await
+    }
+
+    async fn bytes_by(&self, of: Collection, field: &str) -> Result<Vec<Occupied>> {
+        let group = doc! {"$group": {
+            "_id": format!("${field}"), "count": {"$sum": 1_i64}, "bytes": {"$sum": {"$bsonSize": "$$ROOT"}},
+        }};
+        self.ask(move |databases| async move {
+            let collection = databases.documents(of);
+            let grouping = collection.aggregate([group]).allow_disk_use(true);
+            let mut groups = grouping.await.map_err(error::of)?;
+            let mut occupied = Vec::new();
+            while groups.advance().await.map_err(error::of)? {
+                let found = crate::store::decode(groups.current())?;
+                let whole = |name: &str| match found.get(name) {
+                    Some(Bson::Int32(number)) => u64::try_from(*number).unwrap_or(0),
+                    Some(Bson::Int64(number)) => u64::try_from(*number).unwrap_or(0),
+                    _ => 0,
+                };
+                occupied.push(Occupied {
+                    key: found.get("_id").cloned().unwrap_or(Bson::Null),
+                    count: whole("count"),
+                    bytes: whole("bytes"),
+                });
+            }
+            Ok(occupied)
         })
         .await
     }

@@ -40,7 +40,7 @@ use self::readers::Readers;
 use self::schema::Table;
 use self::writer::{FindAndUpdate, Request, Writer};
 use super::query::{Filter, Projection, SortOrder, Update};
-use super::{Collection, Cursor, Find, FindAndUpdate as Ask, Result, Store, StoreError, Write, Written};
+use super::{Collection, Cursor, Find, FindAndUpdate as Ask, Occupied, Result, Store, StoreError, Write, Written};
 use crate::clock::{Clock, SystemClock};
 
 /// How the file is used.
@@ -268,6 +268,49 @@ impl Store for SqliteStore {
                 Ok(Some(pages.saturating_sub(free) * bytes))
             })
             .await
+    }
+
+    async fn bytes_by(&self, of: Collection, field: &str) -> Result<Vec<Occupied>> {
+        let path = super::query::Path::parse(field)?;
+        let table = self.table(of)?;
+        let column = table
+            .column_at(&path)
+            .ok_or_else(|| StoreError::BadQuery(format!("{field} is not kept apart")))?
+            .quoted();
+        let name = schema::quoted(of.name());
+        let groups = self
+            .readers
+            .run(move |database, _| {
+                // The length of a document is known without reading it.
+                let sql = format!("SELECT min(seq), count(*), sum(length(doc)) FROM {name} GROUP BY {column}");
+                let mut groups = database.connection.prepare_cached(&sql)?;
+                let rows = groups.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get(1)?, row.get(2)?)))?;
+                let mut found: Vec<(Vec<u8>, u64, u64)> = Vec::new();
+                let mut first = database
+                    .connection
+                    .prepare_cached(&format!("SELECT doc FROM {name} WHERE seq = ?1"))?;
+                for row in rows {
+                    let (seq, count, bytes) = row?;
+                    found.push((first.query_row([seq], |row| row.get(0))?, count, bytes));
+                }
+                Ok(found)
+            })
+            .await?;
+        let occupied = |(document, count, bytes): (Vec<u8>, u64, u64)| {
+            let document = bson::RawDocumentBuf::from_bytes(document)
+                .map_err(|error| StoreError::Other(format!("stored document is not BSON: {error}")))?;
+            let key = crate::store::decode(&document)?.get(field).cloned();
+            Ok(Occupied {
+                key: key.unwrap_or(bson::Bson::Null),
+                count,
+                bytes,
+            })
+        };
+        groups.into_iter().map(occupied).collect()
+    }
+
+    async fn shrink(&self) -> Result<bool> {
+        self.writer.ask(Request::Shrink).await?
     }
 
     async fn close(&self) {

@@ -12,6 +12,30 @@ use crate::store::{Collection, Index, Result, StoreError};
 /// Documents removed in one transaction, so that others get their turn in between.
 pub(super) const PIECE: usize = 1000;
 
+/// Pages given back in one transaction, and those that may stay free.
+const PAGES: u64 = 1000;
+const SPARE: u64 = 256;
+
+/// Gives some free pages back to the disk; `true` if there are more. A file that was made without that ability keeps
+/// its pages and fills them again.
+pub(super) fn shrink(database: &Database) -> rusqlite::Result<bool> {
+    let free = || -> rusqlite::Result<u64> {
+        database
+            .connection
+            .query_row("PRAGMA freelist_count", [], |row| row.get(0))
+    };
+    let before = free()?;
+    if before > SPARE {
+        let mut pages = database
+            .connection
+            .prepare(&format!("PRAGMA incremental_vacuum({PAGES})"))?;
+        let mut rows = pages.query([])?;
+        while rows.next()?.is_some() {}
+    }
+    let after = free()?;
+    Ok(after < before && after > SPARE)
+}
+
 /// One collection's documents past their time, some of them.
 #[derive(Debug)]
 pub(super) struct Piece {

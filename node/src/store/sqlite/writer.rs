@@ -32,6 +32,8 @@ pub(super) enum Request {
     FindAndUpdate(Box<FindAndUpdate>, oneshot::Sender<Result<Option<Document>>>),
     /// One piece of cleaning up; answers how many documents it removed.
     Sweep(Arc<sweep::Piece>, oneshot::Sender<Result<u64>>),
+    /// Give some free pages back to the disk; answers whether there are more.
+    Shrink(oneshot::Sender<Result<bool>>),
     /// Write everything into the file itself and end.
     Close(oneshot::Sender<()>),
 }
@@ -93,6 +95,7 @@ enum Answer {
     Write(Vec<Result<Written>>),
     Document(Result<Option<Document>>),
     Removed(u64),
+    Shrunk(bool),
 }
 
 impl Request {
@@ -105,6 +108,8 @@ impl Request {
             (Self::FindAndUpdate(_, reply), Err(failure)) => drop(reply.send(Err(failure))),
             (Self::Sweep(_, reply), Ok(Answer::Removed(count))) => drop(reply.send(Ok(count))),
             (Self::Sweep(_, reply), Err(failure)) => drop(reply.send(Err(failure))),
+            (Self::Shrink(reply), Ok(Answer::Shrunk(has_more))) => drop(reply.send(Ok(has_more))),
+            (Self::Shrink(reply), Err(failure)) => drop(reply.send(Err(failure))),
             _ => {}
         }
     }
@@ -121,7 +126,13 @@ impl Thread {
             }
             let closing = group.iter().position(|request| matches!(request, Request::Close(_)));
             let farewell = closing.map(|place| group.swap_remove(place));
+            let has_shrunk = group.iter().any(|request| matches!(request, Request::Shrink(_)));
             self.commit(group);
+            if has_shrunk {
+                // The file itself gets shorter when the log is carried into it.
+                let checkpoint = "PRAGMA wal_checkpoint(PASSIVE)";
+                let _ = self.database.connection.query_row(checkpoint, [], |_| Ok(()));
+            }
             if let Some(Request::Close(reply)) = farewell {
                 requests.close();
                 let mut rest = Vec::new();
@@ -200,6 +211,7 @@ fn perform(database: &Database, log: &mut sweep::LogCap, request: &Request, now:
             own_failure(change::find_and_update(database, ask, now)).map(Answer::Document)
         }
         Request::Sweep(piece, _) => piece.perform(database, now).map_err(sqlite).map(Answer::Removed),
+        Request::Shrink(_) => sweep::shrink(database).map_err(sqlite).map(Answer::Shrunk),
         Request::Close(_) => Ok(Answer::Removed(0)),
     }
 }
