@@ -20,6 +20,16 @@ pub enum NotifyError {
     Sms(#[from] SmsError),
 }
 
+impl NotifyError {
+    /// True if the message may have gone out.
+    pub fn is_in_doubt(&self) -> bool {
+        match self {
+            Self::Mail(error) => error.is_in_doubt(),
+            Self::Sms(error) => error.is_in_doubt(),
+        }
+    }
+}
+
 /// A message to one person.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {

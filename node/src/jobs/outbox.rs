@@ -21,6 +21,9 @@ const MINUTE: Millis = 60_000;
 /// For how long a message is worth sending.
 const PATIENCE: Millis = 24 * 60 * MINUTE;
 
+/// No try takes longer than this: what is still being sent then was given up by its node.
+const LONGEST_TRY: Millis = 30 * MINUTE;
+
 /// Why a message is not on its way.
 #[derive(Debug, thiserror::Error)]
 pub enum OutboxError {
@@ -28,6 +31,8 @@ pub enum OutboxError {
     Store(#[from] StoreError),
     #[error("the message waits for another try: {0}")]
     Waits(String),
+    #[error("the message may have gone out and is not sent again")]
+    InDoubt,
 }
 
 /// Sends messages and keeps those that could not be sent.
@@ -54,6 +59,7 @@ impl Outbox {
             "state": "sending",
             "attempts": 1,
             "created": DateTime::from_millis(now),
+            "triedAt": DateTime::from_millis(now),
             "nextAt": DateTime::from_millis(now + MINUTE),
             "message": to_document(&message),
         };
@@ -83,6 +89,13 @@ impl Outbox {
                 }
                 Ok(())
             }
+            Err(error) if error.is_in_doubt() => {
+                tracing::error!(message.id = %id, %error, "A message may have gone out; it is not sent again");
+                self.store
+                    .update(Collection::Outbox, doc! { "_id": id }, in_doubt(&error.to_string()))
+                    .await?;
+                Err(OutboxError::InDoubt)
+            }
             Err(error) => {
                 let attempts = document.get_i32("attempts").unwrap_or(1);
                 let pause = MINUTE << attempts.clamp(0, 6);
@@ -98,13 +111,35 @@ impl Outbox {
         }
     }
 
+    /// Gives a name to what a node that died was sending.
+    async fn settle_dead(&self, now: Millis) -> Result<(), StoreError> {
+        let before = DateTime::from_millis(now - LONGEST_TRY);
+        let dead = Write::Update {
+            of: Collection::Outbox,
+            filter: doc! { "state": "sending", "triedAt": { "$lte": before } },
+            update: in_doubt("the node that was sending it died"),
+            many: true,
+            upsert: false,
+        };
+        let count = self.store.apply(dead).await?.modified;
+        if count > 0 {
+            tracing::error!(
+                messages = count,
+                "{count} messages may have gone out when a node died; they are not sent again"
+            );
+        }
+        Ok(())
+    }
+
     /// Tries again what is due, one message after the other.
     async fn retry(&self, now: Millis) -> Result<(), JobError> {
+        self.settle_dead(now).await?;
         let due = doc! { "state": "waiting", "nextAt": { "$lte": DateTime::from_millis(now) } };
         for document in self.store.all(Collection::Outbox, Find::by(due.clone())).await? {
             let mut filter = due.clone();
             filter.insert("_id", document.get_object_id("_id")?);
-            let update = doc! { "$set": { "state": "sending" }, "$inc": { "attempts": 1 } };
+            let tried = DateTime::from_millis(now);
+            let update = doc! { "$set": { "state": "sending", "triedAt": tried }, "$inc": { "attempts": 1 } };
             let claim = FindAndUpdate {
                 filter,
                 update,
@@ -181,6 +216,10 @@ fn from_document(document: &Document) -> Option<Message> {
         }),
         None => Message::Sms { to, text },
     })
+}
+
+fn in_doubt(why: &str) -> Document {
+    doc! { "$set": { "state": "in doubt", "why": why }, "$unset": { "message": "" } }
 }
 
 fn change(of: Collection, id: ObjectId, update: Document) -> Write {

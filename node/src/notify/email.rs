@@ -1,12 +1,19 @@
 //! Mail by SMTP, configured as nodemailer reads `email.nodemailer`: `service` or `host`, `port`, `secure`,
 //! `ignoreTLS`, `requireTLS`, `auth`, `tls.rejectUnauthorized`.
+//!
+//! Each step of the conversation has its time. A mail whose last byte has left and whose taking was not confirmed is in
+//! doubt: it may be on its way, and sending it again might double it.
 
 use std::time::Duration;
 
+use lettre::Message;
+use lettre::address::Address;
 use lettre::message::{Mailbox, MultiPart};
-use lettre::transport::smtp::authentication::Credentials;
-use lettre::transport::smtp::client::{Tls, TlsParameters};
-use lettre::{AsyncSmtpTransport, AsyncTransport as _, Message, Tokio1Executor};
+use lettre::transport::smtp::Error as SmtpError;
+use lettre::transport::smtp::authentication::{Credentials, Mechanism};
+use lettre::transport::smtp::client::{AsyncSmtpConnection, TlsParameters};
+use lettre::transport::smtp::commands::{Data, Mail as MailCommand, Rcpt};
+use lettre::transport::smtp::extension::{ClientId, MailParameter};
 use serde_json::Value;
 
 use crate::config;
@@ -31,7 +38,20 @@ pub enum MailError {
     BadMessage(#[source] lettre::error::Error),
     /// The server could not be reached or refused; it may take the mail later.
     #[error("the mail server did not take the mail")]
-    NotSent(#[source] lettre::transport::smtp::Error),
+    NotSent(#[source] SmtpError),
+    /// It said nothing before it had the mail.
+    #[error("the mail server does not answer")]
+    Silent,
+    /// It has the mail and did not say that it took it.
+    #[error("the mail server got the mail and did not say what became of it")]
+    InDoubt,
+}
+
+impl MailError {
+    /// True if the mail may have been sent.
+    pub fn is_in_doubt(&self) -> bool {
+        matches!(self, Self::InDoubt)
+    }
 }
 
 /// One mail to one person, as text and as HTML.
@@ -47,7 +67,9 @@ pub struct Mail {
 #[derive(Debug)]
 pub struct Mailer {
     from: Mailbox,
-    transport: AsyncSmtpTransport<Tokio1Executor>,
+    options: Options,
+    /// The longest that the server may stay silent.
+    patience: Duration,
 }
 
 impl Mailer {
@@ -62,25 +84,97 @@ impl Mailer {
             (None, None) => return Err(MailError::NotConfigured),
         };
         let from = from.parse().map_err(|_| MailError::BadAddress(from.to_owned()))?;
+        let options = Options::read(options)?;
+        // What cannot work is said at once.
+        options.tls()?;
         Ok(Self {
             from,
-            transport: transport(&Options::read(options)?)?,
+            options,
+            patience: TIMEOUT,
         })
     }
 
     /// Hands one mail to the server; resolves when the server has taken it.
     ///
     /// # Errors
-    /// It was not taken: nothing was sent.
+    /// It was not taken; unless the error is [in doubt](MailError::is_in_doubt), nothing was sent.
     pub async fn send(&self, mail: Mail) -> Result<(), MailError> {
-        let to = mail.to.parse().map_err(|_| MailError::BadAddress(mail.to.clone()))?;
+        let to: Mailbox = mail.to.parse().map_err(|_| MailError::BadAddress(mail.to.clone()))?;
+        let receiver = to.email.clone();
         let message = Message::builder()
             .from(self.from.clone())
             .to(to)
             .subject(mail.subject)
             .multipart(MultiPart::alternative_plain_html(mail.text, mail.html))
             .map_err(MailError::BadMessage)?;
-        self.transport.send(message).await.map(drop).map_err(MailError::NotSent)
+        let mut connection = self.connect().await?;
+        self.announce(&mut connection, receiver).await?;
+        let message = message.formatted();
+        let sent = connection.message(&message);
+        match tokio::time::timeout(self.patience, sent).await {
+            Ok(Ok(_)) => {}
+            // It said no.
+            Ok(Err(error)) if error.status().is_some() => return Err(MailError::NotSent(error)),
+            Ok(Err(_)) | Err(_) => return Err(MailError::InDoubt),
+        }
+        // Whatever it says now, it has taken the mail.
+        let _ = tokio::time::timeout(Duration::from_secs(1), connection.quit()).await;
+        Ok(())
+    }
+
+    async fn connect(&self) -> Result<AsyncSmtpConnection, MailError> {
+        let Options {
+            host,
+            port,
+            security,
+            login,
+            ..
+        } = &self.options;
+        let hello = ClientId::default();
+        let tls = self.options.tls()?;
+        let wrapped = (*security == Security::Wrapped).then(|| tls.clone());
+        let server = (host.as_str(), *port);
+        let opening = AsyncSmtpConnection::connect_tokio1(server, Some(self.patience), &hello, wrapped, None);
+        let mut connection = self.step(opening).await?;
+        let upgrades = match security {
+            Security::Required => true,
+            Security::Offered => connection.can_starttls(),
+            Security::Wrapped | Security::Off => false,
+        };
+        if upgrades {
+            self.step(connection.starttls(tls, &hello)).await?;
+        }
+        if let Some((user, password)) = login {
+            let credentials = Credentials::new(user.clone(), password.clone());
+            let mechanisms = [Mechanism::Plain, Mechanism::Login];
+            self.step(connection.auth(&mechanisms, &credentials)).await?;
+        }
+        Ok(connection)
+    }
+
+    /// Says from whom and to whom, and that the mail follows.
+    async fn announce(&self, connection: &mut AsyncSmtpConnection, to: Address) -> Result<(), MailError> {
+        let from = self.from.email.clone();
+        let is_plain = [&from, &to]
+            .iter()
+            .all(|address| AsRef::<str>::as_ref(*address).is_ascii());
+        let parameters = match is_plain {
+            true => vec![],
+            false => vec![MailParameter::SmtpUtfEight],
+        };
+        self.step(connection.command(MailCommand::new(Some(from), parameters)))
+            .await?;
+        self.step(connection.command(Rcpt::new(to, vec![]))).await?;
+        self.step(connection.command(Data)).await?;
+        Ok(())
+    }
+
+    /// A step before the server has the mail.
+    async fn step<T>(&self, step: impl Future<Output = Result<T, SmtpError>>) -> Result<T, MailError> {
+        match tokio::time::timeout(self.patience, step).await {
+            Ok(outcome) => outcome.map_err(MailError::NotSent),
+            Err(_) => Err(MailError::Silent),
+        }
     }
 }
 
@@ -142,6 +236,18 @@ impl Options {
     }
 }
 
+impl Options {
+    fn tls(&self) -> Result<TlsParameters, MailError> {
+        TlsParameters::builder(self.host.clone())
+            .dangerous_accept_invalid_certs(self.accepts_any_certificate)
+            .build()
+            .map_err(|error| MailError::BadSetting {
+                setting: "email.nodemailer.host",
+                why: error.to_string(),
+            })
+    }
+}
+
 fn port(value: &Value) -> Result<Option<u16>, MailError> {
     let number = match value {
         Value::Null => return Ok(None),
@@ -192,32 +298,6 @@ fn service(name: &str) -> Option<(&'static str, u16)> {
         "zoho" => ("smtp.zoho.com", 465),
         _ => return None,
     })
-}
-
-fn transport(options: &Options) -> Result<AsyncSmtpTransport<Tokio1Executor>, MailError> {
-    let parameters = || {
-        TlsParameters::builder(options.host.clone())
-            .dangerous_accept_invalid_certs(options.accepts_any_certificate)
-            .build()
-            .map_err(|error| MailError::BadSetting {
-                setting: "email.nodemailer.host",
-                why: error.to_string(),
-            })
-    };
-    let tls = match options.security {
-        Security::Wrapped => Tls::Wrapper(parameters()?),
-        Security::Required => Tls::Required(parameters()?),
-        Security::Offered => Tls::Opportunistic(parameters()?),
-        Security::Off => Tls::None,
-    };
-    let mut builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(&options.host)
-        .port(options.port)
-        .tls(tls)
-        .timeout(Some(TIMEOUT));
-    if let Some((user, password)) = options.login.clone() {
-        builder = builder.credentials(Credentials::new(user, password));
-    }
-    Ok(builder.build())
 }
 
 #[cfg(test)]
@@ -298,6 +378,61 @@ mod tests {
             html: String::new(),
         };
         assert!(matches!(mailer.send(mail).await, Err(MailError::NotSent(_))));
+    }
+
+    /// A server that plays its part up to the line `until`, and then is silent or hangs up.
+    fn failing_server(until: &'static str, hangs_up: bool) -> u16 {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("an address").port();
+        std::thread::spawn(move || {
+            let (socket, _) = listener.accept().expect("a client");
+            let mut writer = socket.try_clone().expect("a socket");
+            if until != "greeting" {
+                let _ = writer.write_all(b"220 ready\r\n");
+            }
+            for line in BufReader::new(socket).lines().map_while(Result::ok) {
+                if line.starts_with(until) && hangs_up {
+                    return;
+                }
+                let answer: &[u8] = match line.as_str() {
+                    _ if line.starts_with(until) || until == "greeting" => continue,
+                    "DATA" => b"354 go on\r\n",
+                    line if line.starts_with("EHLO") || line.starts_with("MAIL") || line.starts_with("RCPT") => {
+                        b"250 fine\r\n"
+                    }
+                    _ => continue,
+                };
+                let _ = writer.write_all(answer);
+            }
+        });
+        port
+    }
+
+    #[tokio::test]
+    async fn a_server_that_hangs_costs_only_time_and_is_in_doubt_only_once_it_has_the_mail() {
+        for (until, hangs_up, is_in_doubt) in [
+            ("greeting", false, false),
+            ("EHLO", false, false),
+            ("RCPT", false, false),
+            ("DATA", true, false),
+            (".", false, true),
+            (".", true, true),
+        ] {
+            let email = config::Email {
+                from_address: "him@example.org".into(),
+                nodemailer: json!({ "host": "127.0.0.1", "port": failing_server(until, hangs_up), "ignoreTLS": true }),
+            };
+            let mut mailer = Mailer::from_config(Some(&email), None).expect("usable settings");
+            mailer.patience = Duration::from_millis(300);
+            let mail = Mail {
+                to: "a@example.org".into(),
+                subject: "s".into(),
+                text: "t".into(),
+                html: "h".into(),
+            };
+            let failed = mailer.send(mail).await.expect_err("it fails");
+            assert_eq!(failed.is_in_doubt(), is_in_doubt, "{until} {hangs_up}: {failed:?}");
+        }
     }
 
     #[test]

@@ -25,9 +25,18 @@ pub enum SmsError {
     Unreachable(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the SMS gateway did not answer within {} s", TIMEOUT.as_secs())]
     Silent,
+    #[error("the SMS gateway got the message and did not say what became of it")]
+    InDoubt,
     /// What the gateway said, which holds no credentials.
     #[error("the SMS gateway refused the message: {0}")]
     Refused(String),
+}
+
+impl SmsError {
+    /// True if the message may have gone out.
+    pub fn is_in_doubt(&self) -> bool {
+        matches!(self, Self::InDoubt)
+    }
 }
 
 /// The configured gateway.
@@ -79,10 +88,15 @@ impl Gateway {
             encoded(to),
             encoded(text)
         );
-        let answer = tokio::time::timeout(TIMEOUT, self.get(&path))
+        let connecting = TcpStream::connect((self.address.0.as_str(), self.address.1));
+        let socket = tokio::time::timeout(TIMEOUT, connecting)
             .await
-            .map_err(|_| SmsError::Silent)?;
-        let (status, body) = answer.map_err(SmsError::Unreachable)?;
+            .map_err(|_| SmsError::Silent)?
+            .map_err(|error| SmsError::Unreachable(error.into()))?;
+        let (status, body) = match tokio::time::timeout(TIMEOUT, Self::get(socket, &path)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) | Err(_) => return Err(SmsError::InDoubt),
+        };
         // The gateway answers 200 also when it refuses; then the body begins with `ERR`.
         match status.is_success() && !body.trim_start().starts_with("ERR") {
             true => Ok(()),
@@ -93,8 +107,10 @@ impl Gateway {
         }
     }
 
-    async fn get(&self, path: &str) -> Result<(http::StatusCode, String), Box<dyn std::error::Error + Send + Sync>> {
-        let socket = TcpStream::connect((self.address.0.as_str(), self.address.1)).await?;
+    async fn get(
+        socket: TcpStream,
+        path: &str,
+    ) -> Result<(http::StatusCode, String), Box<dyn std::error::Error + Send + Sync>> {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await?;
         let request = http::Request::get(path)
             .header("host", HOST)
