@@ -2,10 +2,10 @@
 //!
 //! A transaction whose delivery failed waits in `autoretries`; after the channel's period it becomes part of a task, and
 //! the task's processor sends it again. A destination that stays down is not stormed: not more than [`CAP`] per channel
-//! and run, a single probe while the latest attempts have all failed, and longer and longer pauses from the third
-//! attempt on. What waits for a channel that is switched off, or has the option switched off, is dropped.
+//! and run; a single probe while the latest attempts of all channels that lead there have failed; and longer and longer
+//! pauses from the third attempt on, spread by chance so that what failed together does not come back together. What waits for a channel that is switched off, or has the option switched off, is dropped.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -73,23 +73,22 @@ impl AutoRetry {
         Ok(())
     }
 
-    async fn due(&self, channel: &Channel, now: Millis) -> Result<Vec<Due>, JobError> {
+    /// What of the channel's queue may be sent now, at most `room`.
+    async fn due(&self, channel: &Channel, room: usize, now: Millis) -> Result<Vec<Due>, JobError> {
         let period = (channel.auto_retry_period_minutes * MINUTE as f64) as Millis;
         // OpenHIM counts the minute in which the job runs as part of the period.
         let latest = DateTime::from_millis(now - period + MINUTE);
         let waiting = Find::by(doc! { "channelID": channel.id, "requestTimestamp": { "$lte": latest } })
             .sorted(doc! { "requestTimestamp": 1 })
             .limited(4 * CAP);
-        let room = if self.is_destination_down(channel).await? {
-            1
-        } else {
-            CAP as usize
-        };
         let mut due = Vec::new();
+        if room == 0 {
+            return Ok(due);
+        }
         for entry in self.store.all(Collection::AutoRetries, waiting).await? {
             let transaction = entry.get_object_id("transactionID")?;
             let since = entry.get_datetime("requestTimestamp")?.timestamp_millis();
-            if now - since + MINUTE >= period * self.pause(transaction).await? {
+            if now - since + MINUTE >= self.pause(transaction, period).await? {
                 due.push(Due {
                     entry: entry.get_object_id("_id")?,
                     transaction,
@@ -102,8 +101,8 @@ impl AutoRetry {
         Ok(due)
     }
 
-    /// By how many periods this transaction has to wait: 1, 1, 2, 4, 8, …
-    async fn pause(&self, transaction: ObjectId) -> Result<i64, JobError> {
+    /// How long this transaction has to wait: 1, 1, 2, 4, 8, … periods, the longer ones by up to a quarter more.
+    async fn pause(&self, transaction: ObjectId, period: Millis) -> Result<Millis, JobError> {
         let found = self
             .store
             .one(Collection::Transactions, doc! { "_id": transaction })
@@ -112,13 +111,17 @@ impl AutoRetry {
             .as_ref()
             .and_then(|found| found.get("autoRetryAttempt"))
             .map_or(0, whole);
-        Ok((1_i64 << (attempt - 1).clamp(0, 10)).min(LONGEST_PAUSE))
+        let pause = period * (1_i64 << (attempt - 1).clamp(0, 10)).min(LONGEST_PAUSE);
+        Ok(match pause > period {
+            true => pause + pause / 4 * chance(transaction) / 256,
+            false => pause,
+        })
     }
 
-    /// True if the latest attempts have all failed to deliver.
-    async fn is_destination_down(&self, channel: &Channel) -> Result<bool, JobError> {
+    /// True if the latest attempts through these channels have all failed to deliver.
+    async fn is_down(&self, channels: &[ObjectId]) -> Result<bool, JobError> {
         let attempts = Find {
-            filter: doc! { "channelID": channel.id, "autoRetryAttempt": { "$exists": true } },
+            filter: doc! { "channelID": { "$in": channels.to_vec() }, "autoRetryAttempt": { "$exists": true } },
             sort: doc! { "request.timestamp": -1 },
             limit: BREAKER as u64,
             projection: doc! { "autoRetry": 1, "status": 1 },
@@ -202,10 +205,28 @@ impl Job for AutoRetry {
         let wanted = Find::by(doc! { "autoRetryEnabled": true, "status": "enabled" });
         let mut retrying = Vec::new();
         let mut due = Vec::new();
+        let mut destinations: BTreeMap<String, Vec<Channel>> = BTreeMap::new();
         for document in self.store.all(Collection::Channels, wanted).await? {
-            let channel = Channel::from_document(&document)?;
+            // One that cannot be read carries nothing either.
+            let Ok(channel) = Channel::from_document(&document) else {
+                continue;
+            };
             retrying.push(channel.id);
-            due.extend(self.due(&channel, run.started).await?);
+            destinations.entry(destination(&channel)).or_default().push(channel);
+        }
+        for (destination, channels) in destinations {
+            let ids: Vec<ObjectId> = channels.iter().map(|channel| channel.id).collect();
+            let is_down = self.is_down(&ids).await?;
+            let mut probes = 1;
+            for channel in &channels {
+                let room = if is_down { probes } else { CAP as usize };
+                let found = self.due(channel, room, run.started).await?;
+                probes = probes.saturating_sub(found.len());
+                due.extend(found);
+            }
+            if is_down && probes == 0 {
+                tracing::warn!("{destination} does not answer; one transaction is sent there to see");
+            }
         }
         self.enqueue(&due, run.started).await?;
         self.drop_unwanted(&retrying, run.started).await?;
@@ -231,6 +252,28 @@ fn task_document(id: ObjectId, transactions: &[ObjectId], now: Millis) -> Docume
         "batchSize": 1,
         "__v": 0,
     }
+}
+
+/// Where a channel's primary route leads; its routes are tried again together.
+fn destination(channel: &Channel) -> String {
+    let primary = channel.enabled_routes().find(|route| route.is_primary);
+    match primary.and_then(|route| Some((route.host.as_ref()?, route.port))) {
+        Some((host, port)) => format!(
+            "{host}:{}",
+            port.unwrap_or(if primary.is_some_and(|it| it.is_secured) {
+                443
+            } else {
+                80
+            })
+        ),
+        None => channel.name.clone(),
+    }
+}
+
+/// A number from 0 to 255 that is always the same for a transaction.
+fn chance(transaction: ObjectId) -> i64 {
+    use sha1::Digest as _;
+    i64::from(sha1::Sha1::digest(transaction.bytes())[0])
 }
 
 fn whole(value: &bson::Bson) -> i64 {
