@@ -8,13 +8,14 @@ use std::io::{self, IsTerminal};
 
 use chrono::DateTime;
 use openhim_node::clock::{Clock, SystemClock};
+use openhim_node::logs::{self, Line};
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
@@ -58,6 +59,7 @@ impl Telemetry {
         // A subscriber that is there already stays: only tests could have set one.
         let _ = tracing_subscriber::registry()
             .with(lines.with_filter(filter))
+            .with(Copy.with_filter(targets("debug")))
             .try_init();
         Self { filter: handle }
     }
@@ -117,6 +119,26 @@ where
     }
 }
 
+/// The copy of the log that a node keeps in its store: every level from debug up, whatever is shown.
+struct Copy;
+
+impl<S: Subscriber> Layer<S> for Copy {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        if !logs::is_open() {
+            return;
+        }
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        logs::keep(Line {
+            at: SystemClock.now(),
+            level: level_name(event.metadata().level()).0,
+            message: fields.line(false),
+            meta: fields.noted,
+            label: label(),
+        });
+    }
+}
+
 /// Instances are threads called `worker1`, `worker2`, …; everything else speaks for the whole.
 fn label() -> String {
     let thread = std::thread::current();
@@ -140,6 +162,7 @@ struct Fields {
     message: String,
     error: Option<String>,
     rest: String,
+    noted: Vec<(String, String)>,
 }
 
 impl Fields {
@@ -150,6 +173,7 @@ impl Fields {
             "error" => self.error = Some(value.to_string()),
             name => {
                 let _ = write!(self.rest, " {name}={value}");
+                self.noted.push((name.to_owned(), value.to_string()));
             }
         }
     }

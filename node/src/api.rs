@@ -21,6 +21,7 @@ mod error;
 mod events;
 mod groups;
 mod heartbeat;
+mod jobs;
 mod keystore;
 mod logs;
 mod mediators;
@@ -167,6 +168,9 @@ fn routes() -> Vec<Route> {
         get("/audits/:auditId", audits::read, "Reads an audit record, which is audited"),
         get("/audits-filter-options", audits::filter_options, "Lists the values to filter audit records by"),
         get("/logs", logs::list, "Lists what was logged"),
+        get("/jobs", jobs::list, "Lists what runs beside the messages, when, and how it ended"),
+        get("/retries", jobs::waiting, "Counts the transactions of each channel that wait to be sent again"),
+        delete("/retries/:channelId", jobs::purge, "Lets go of a channel's transactions that wait to be sent again"),
         get("/events/:receivedTime", events::read, "Lists events since an instant"),
         get("/visualizers", visualizers::list, "Lists visualizers"),
         get("/visualizers/:visualizerId", visualizers::read, "Reads a visualizer"),

@@ -22,10 +22,11 @@ use tracing::{error, info, warn};
 
 use self::instance::{Fleet, Parts};
 use crate::api;
+use crate::audit::repository::Intake;
 use crate::audit::{Auditor, Event};
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::{Member, Presence};
-use crate::config::{Config, Protocol};
+use crate::config::{AuditServer, Config, Protocol};
 use crate::events::Normalization;
 use crate::jobs::alerts::Alerts;
 use crate::jobs::auto_retry::AutoRetry;
@@ -35,10 +36,12 @@ use crate::jobs::outbox::{Outbox, SendWaiting};
 use crate::jobs::polling::Polls;
 use crate::jobs::reports::Reports;
 use crate::jobs::rerun::Processor;
+use crate::jobs::retention::Retention;
 use crate::jobs::{Job, Supervisor};
 use crate::keystore::{self, Keystore, KeystoreError, LiveKeystore};
 use crate::listen::doors::Doorkeeper;
-use crate::listen::{BindError, Bound};
+use crate::listen::{BindError, Bound, audit};
+use crate::logs;
 use crate::metrics::prometheus::Prometheus;
 use crate::notify::{self, Notifier};
 use crate::pipeline::jwt::JwtVerifier;
@@ -98,17 +101,25 @@ pub struct Ports {
     pub api: Option<SocketAddr>,
     /// Internal: a node that cannot have it does without.
     pub polling: Option<SocketAddr>,
+    pub audit_udp: Option<SocketAddr>,
+    pub audit_tls: Option<SocketAddr>,
+    pub audit_tcp: Option<SocketAddr>,
 }
 
 impl Ports {
     /// As the settings say; a port of 0 means that there is none.
     pub fn of(config: &Config) -> Self {
         let at = |port: u16| (port != 0).then(|| SocketAddr::new(config.bind_address, port));
+        let audits = |server: &AuditServer| at(server.port).filter(|_| server.enabled);
+        let servers = &config.auditing.servers;
         Self {
             http: at(config.router.http_port),
             https: at(config.router.https_port),
             api: at(config.api.port).filter(|_| config.api.enabled),
             polling: internal(&config.polling.host, config.polling.polling_port).filter(|_| config.polling.enabled),
+            audit_udp: audits(&servers.udp),
+            audit_tls: audits(&servers.tls),
+            audit_tcp: audits(&servers.tcp),
         }
     }
 }
@@ -126,6 +137,9 @@ pub struct Addresses {
     pub https: Option<SocketAddr>,
     pub api: Option<SocketAddr>,
     pub polling: Option<SocketAddr>,
+    pub audit_udp: Option<SocketAddr>,
+    pub audit_tls: Option<SocketAddr>,
+    pub audit_tcp: Option<SocketAddr>,
 }
 
 /// A running node; clones are the same node.
@@ -152,6 +166,10 @@ struct Estate {
     auditor: Auditor,
     writing: JoinHandle<()>,
     auditing: JoinHandle<()>,
+    /// Other systems' audit records on their way into the store.
+    repository: JoinHandle<()>,
+    /// The log's copy in the store.
+    logging: Option<JoinHandle<()>>,
     /// What sends messages besides the instances: it ends before the writer does.
     senders: TaskTracker,
     /// Tasks that end when told to.
@@ -207,7 +225,13 @@ impl Node {
             Arc::clone(&clock),
             Arc::new(move || audit_tls.load().unverified_client_config().ok()),
         );
+        let (intake, repository) = Intake::new(Arc::clone(&store), Arc::clone(&clock));
         let estate = Estate {
+            repository: tokio::spawn(repository),
+            logging: config
+                .logger
+                .log_to_db
+                .then(|| tokio::spawn(logs::open(Arc::clone(&store)))),
             member: Arc::clone(&member),
             auditor: auditor.clone(),
             writing: tokio::spawn(Writer::run(writer)),
@@ -226,6 +250,7 @@ impl Node {
         let restart = Arc::new(Notify::new());
         let addresses = bound.addresses();
         let api_socket = bound.api_socket()?;
+        let audits = bound.audits.sockets()?;
         let jwt = config.authentication.enable_jwt.then(|| {
             let tls = Arc::clone(&keystore);
             let source = Arc::new(move || tls.client_config(None).ok());
@@ -292,6 +317,8 @@ impl Node {
             estate.senders.spawn(Arc::new(processor).serve(stop.clone()));
         }
         let fleet = Fleet::start(parts, instances).await.map_err(StartError::Instance)?;
+        serve_audits(audits, &intake, &config, &keystore, &estate.tasks, stop);
+        drop(intake);
         estate.tasks.spawn(Arc::clone(&tables).run(stop.clone()));
         estate.tasks.spawn(doorkeeper.run(stop.clone()));
         estate.tasks.spawn(Arc::clone(&member).run(shutdown.hard.child_token()));
@@ -330,7 +357,7 @@ impl Node {
             };
             estate.tasks.spawn(api::serve(api, listener, tls, stop.clone()));
         }
-        let standing = jobs(&config, &store, &notifier);
+        let standing = jobs(&config, &store, &notifier, &prometheus);
         let polls = config.polling.enabled.then(|| Polls::new(Arc::clone(&tables), errands));
         let supervisor = Supervisor::new(
             Arc::clone(&store),
@@ -341,6 +368,7 @@ impl Node {
                 standing.iter().cloned().chain(polls).collect()
             }),
         );
+        let supervisor = supervisor.counting(Arc::clone(&prometheus));
         estate.tasks.spawn(Arc::new(supervisor).serve(stop.clone()));
         for (what, address) in addresses.named() {
             info!(port = address.port(), "{what} listening on port {}", address.port());
@@ -466,8 +494,16 @@ impl Running {
         if tokio::time::timeout(LAST_WRITES, estate.tasks.wait()).await.is_err() {
             warn!("Some work did not end in time");
         }
+        if tokio::time::timeout(LAST_WRITES, estate.repository).await.is_err() {
+            warn!("Audit records that were received could not be stored in time");
+        }
         if is_written {
             estate.member.leave().await;
+        }
+        if let Some(logging) = estate.logging {
+            logs::close();
+            // What is not stored is on standard output.
+            let _ = tokio::time::timeout(LAST_WRITES, logging).await;
         }
         estate.auditing.abort();
         self.store.close().await;
@@ -504,6 +540,63 @@ struct Listeners {
     https: Option<Bound>,
     api: Option<Bound>,
     polling: Option<Bound>,
+    audits: AuditPorts,
+}
+
+/// The audit repository's ports.
+#[derive(Debug)]
+struct AuditPorts {
+    udp: Option<std::net::UdpSocket>,
+    tls: Option<Bound>,
+    tcp: Option<Bound>,
+}
+
+/// The same, ready to be served.
+struct AuditSockets {
+    udp: Option<tokio::net::UdpSocket>,
+    tls: Option<tokio::net::TcpListener>,
+    tcp: Option<tokio::net::TcpListener>,
+}
+
+impl AuditPorts {
+    fn sockets(&self) -> Result<AuditSockets, StartError> {
+        let udp = self
+            .udp
+            .as_ref()
+            .map(|socket| tokio::net::UdpSocket::from_std(socket.try_clone()?));
+        Ok(AuditSockets {
+            udp: udp.transpose().map_err(StartError::Instance)?,
+            tls: tokio_socket(self.tls.as_ref())?,
+            tcp: tokio_socket(self.tcp.as_ref())?,
+        })
+    }
+}
+
+fn tokio_socket(bound: Option<&Bound>) -> Result<Option<tokio::net::TcpListener>, StartError> {
+    let socket = bound.map(|bound| bound.socket(0)).transpose();
+    let listener = socket.and_then(|socket| socket.map(tokio::net::TcpListener::from_std).transpose());
+    listener.map_err(StartError::Instance)
+}
+
+/// Serves the audit repository's ports until `stop`.
+fn serve_audits(
+    sockets: AuditSockets,
+    intake: &Intake,
+    config: &Config,
+    keystore: &LiveKeystore,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) {
+    if let Some(socket) = sockets.udp {
+        tasks.spawn(audit::serve_udp(socket, intake.clone(), stop.clone()));
+    }
+    for (listener, tls) in [(sockets.tcp, None), (sockets.tls, Some(keystore.server_config()))] {
+        if let Some(listener) = listener {
+            let proxies = config.trusted_proxies.clone();
+            let acceptor = audit::Acceptor::new(intake.clone(), proxies, tls, stop.clone());
+            tasks.spawn(acceptor.serve(listener));
+        }
+    }
 }
 
 impl Listeners {
@@ -512,6 +605,11 @@ impl Listeners {
             address.map(|address| Bound::new(what, address, count)).transpose()
         };
         Ok(Self {
+            audits: AuditPorts {
+                udp: ports.audit_udp.map(audit::bind_udp).transpose()?,
+                tls: bind("audit TLS", ports.audit_tls, 1)?,
+                tcp: bind("audit TCP", ports.audit_tcp, 1)?,
+            },
             http: bind("HTTP", ports.http, instances)?,
             https: bind("HTTPS", ports.https, instances)?,
             api: bind("API", ports.api, 1)?,
@@ -526,8 +624,11 @@ impl Listeners {
     }
 
     fn listen(&self) -> Result<(), BindError> {
-        let all = [&self.http, &self.https, &self.api, &self.polling];
-        all.into_iter().flatten().try_for_each(Bound::listen)
+        let audits = [&self.audits.tls, &self.audits.tcp];
+        let all = [&self.http, &self.https, &self.api, &self.polling]
+            .into_iter()
+            .chain(audits);
+        all.flatten().try_for_each(Bound::listen)
     }
 
     fn addresses(&self) -> Addresses {
@@ -537,13 +638,14 @@ impl Listeners {
             https: address(&self.https),
             api: address(&self.api),
             polling: address(&self.polling),
+            audit_udp: self.audits.udp.as_ref().and_then(|socket| socket.local_addr().ok()),
+            audit_tls: address(&self.audits.tls),
+            audit_tcp: address(&self.audits.tcp),
         }
     }
 
     fn api_socket(&self) -> Result<Option<tokio::net::TcpListener>, StartError> {
-        let socket = self.api.as_ref().map(|bound| bound.socket(0)).transpose();
-        let listener = socket.and_then(|socket| socket.map(tokio::net::TcpListener::from_std).transpose());
-        listener.map_err(StartError::Instance)
+        tokio_socket(self.api.as_ref())
     }
 }
 
@@ -554,6 +656,9 @@ impl Addresses {
             ("HTTPS", self.https),
             ("API", self.api),
             ("POLLING HTTP", self.polling),
+            ("Audit UDP", self.audit_udp),
+            ("Audit TLS", self.audit_tls),
+            ("Audit TCP", self.audit_tcp),
         ]
         .into_iter()
         .filter_map(|(what, address)| address.map(|address| (what, address)))
@@ -561,10 +666,17 @@ impl Addresses {
 }
 
 /// The jobs that exist whatever the channels say.
-fn jobs(config: &Config, store: &SharedStore, notifier: &Arc<dyn notify::Notify>) -> Vec<Arc<dyn Job>> {
+fn jobs(
+    config: &Config,
+    store: &SharedStore,
+    notifier: &Arc<dyn notify::Notify>,
+    prometheus: &Arc<Prometheus>,
+) -> Vec<Arc<dyn Job>> {
     let outbox = Arc::new(Outbox::new(Arc::clone(store), Arc::clone(notifier)));
     let mut jobs: Vec<Arc<dyn Job>> = vec![Arc::new(SendWaiting(Arc::clone(&outbox)))];
     jobs.push(AutoRetry::job(Arc::clone(store)));
+    let rule = config.retention.transactions.clone();
+    jobs.push(Retention::job(Arc::clone(store), rule, Arc::clone(prometheus)));
     jobs.extend(BodyCull::job(Arc::clone(store), &config.body_cull));
     jobs.extend(Alerts::job(Arc::clone(store), Arc::clone(&outbox), &config.alerts));
     jobs.extend(Reports::jobs(store, &outbox, &config.reports, &config.alerts));

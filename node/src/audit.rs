@@ -8,6 +8,7 @@ pub mod deliver;
 pub mod meta;
 pub mod parse;
 mod record;
+pub mod repository;
 
 use std::sync::Arc;
 

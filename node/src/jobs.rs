@@ -12,6 +12,7 @@ pub mod outbox;
 pub mod polling;
 pub mod reports;
 pub mod rerun;
+pub mod retention;
 pub mod schedule;
 
 use std::collections::HashMap;
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::{Clock, Millis};
+use crate::metrics::prometheus::Prometheus;
 use crate::store::{Collection, Find, SharedStore, StoreError, Write};
 use lease::{Lease, Leases};
 use schedule::Schedule;
@@ -72,6 +74,7 @@ pub struct Supervisor {
     clock: Arc<dyn Clock>,
     leases: Leases,
     wanted: Box<Wanted>,
+    prometheus: Arc<Prometheus>,
     running: TaskTracker,
     busy: Arc<std::sync::Mutex<std::collections::HashSet<String>>>,
 }
@@ -103,9 +106,17 @@ impl Supervisor {
             clock,
             leases,
             wanted,
+            prometheus: Arc::default(),
             running: TaskTracker::new(),
             busy: Arc::default(),
         }
+    }
+
+    /// Counts runs there.
+    #[must_use]
+    pub fn counting(mut self, prometheus: Arc<Prometheus>) -> Self {
+        self.prometheus = prometheus;
+        self
     }
 
     /// Works until told to stop, then waits for the jobs to notice.
@@ -284,12 +295,15 @@ impl Supervisor {
             data: state.data,
         };
         let lost = lease.lost();
+        let clocked = tokio::time::Instant::now();
         let outcome = tokio::select! {
             outcome = job.run(run) => outcome,
             () = lost.cancelled() => return Ok(()),
             () = stop.cancelled() => return Ok(()),
         };
         let finished = self.clock.now();
+        let took = clocked.elapsed();
+        self.prometheus.job_ran(job.name(), outcome.is_ok(), took);
         let mut set = doc! { "lastFinishedAt": date(finished), "nextRunAt": date(schedule.next(state.next, finished)) };
         let mut update = doc! { "$unset": { "lockedAt": "" } };
         match outcome {
@@ -308,7 +322,7 @@ impl Supervisor {
             .await?;
         tracing::debug!(
             job.name = job.name(),
-            job.duration_ms = finished - started,
+            job.duration_ms = took.as_millis() as u64,
             "Job {} ran",
             job.name()
         );

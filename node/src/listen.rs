@@ -5,6 +5,7 @@
 //! Each instance accepts on a socket of its own; the kernel spreads connections over them. The sockets belong to the
 //! node and outlive an instance: its successor accepts what waited meanwhile, and no connection is refused.
 
+pub mod audit;
 mod connection;
 pub mod doors;
 pub mod http;

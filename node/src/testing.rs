@@ -50,6 +50,7 @@ pub struct NodeBuilder {
     clients: Vec<Document>,
     with_https: bool,
     with_api: bool,
+    with_audits: bool,
 }
 
 /// A node with OpenHIM's defaults, the embedded store in a folder of its own, and an HTTP router on a free port.
@@ -67,6 +68,7 @@ pub fn node() -> NodeBuilder {
         clients: Vec::new(),
         with_https: false,
         with_api: false,
+        with_audits: false,
     }
 }
 
@@ -124,6 +126,12 @@ impl NodeBuilder {
         self.set(|config| config.api.protocol = crate::config::Protocol::Http)
     }
 
+    /// Serves the audit repository too, over all transports.
+    pub fn audits(mut self) -> Self {
+        self.with_audits = true;
+        self
+    }
+
     /// Keeps documents in this store.
     pub fn store(self, url: &str) -> Self {
         self.set(|config| config.store.url = Some(url.to_owned()))
@@ -144,6 +152,9 @@ impl NodeBuilder {
             https: any.filter(|_| self.with_https),
             api: any.filter(|_| self.with_api),
             polling: any,
+            audit_udp: any.filter(|_| self.with_audits),
+            audit_tls: any.filter(|_| self.with_audits),
+            audit_tcp: any.filter(|_| self.with_audits),
         };
         let shutdown = Shutdown::default();
         let node = Node::start_on(ports, Arc::new(self.config.clone()), shutdown.clone())
@@ -246,6 +257,7 @@ impl Stopped {
             clients: Vec::new(),
             with_https: false,
             with_api: false,
+            with_audits: false,
         }
     }
 }

@@ -5,6 +5,7 @@ mod audits;
 mod channels;
 mod clients;
 mod groups;
+mod jobs;
 mod keystore;
 mod login;
 mod mediators;

@@ -16,6 +16,9 @@ const LISTS: [&str; 4] = [
     "participantObjectIDTypeCode",
 ];
 
+/// Values of one kind that are offered; what is beyond is found by typing it.
+const MOST: usize = 2000;
+
 /// Adds the values of `records` that are new.
 ///
 /// # Errors
@@ -92,7 +95,7 @@ fn add_code(id: &Bson, known: &mut Document, list: &'static str, code: Document,
             .filter_map(Bson::as_document)
             .any(|entry| entry.get_str("code").ok().filter(|known| !known.is_empty()) == value)
     });
-    if present {
+    if present || is_full(known, list) {
         return;
     }
     let mut entry = code.clone();
@@ -115,12 +118,16 @@ fn add_source(id: &Bson, known: &mut Document, record: &Document, writes: &mut V
     let present = known
         .get_array("auditSourceID")
         .is_ok_and(|sources| sources.iter().any(|known| known.as_str() == Some(source)));
-    if present {
+    if present || is_full(known, "auditSourceID") {
         return;
     }
     let filter = doc! {"_id": id, "auditSourceID": {"$ne": source}};
     writes.push(push(filter, "auditSourceID", source.into()));
     remember(known, "auditSourceID", source.into());
+}
+
+fn is_full(known: &Document, list: &str) -> bool {
+    known.get_array(list).is_ok_and(|values| values.len() >= MOST)
 }
 
 fn push(filter: Document, list: &str, entry: Bson) -> Write {

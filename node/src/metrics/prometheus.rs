@@ -6,9 +6,10 @@
 
 mod process;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use bson::oid::ObjectId;
 
@@ -39,9 +40,33 @@ struct Series {
 
 /// The counts of this process.
 #[derive(Debug, Default)]
-pub struct Prometheus(Mutex<HashMap<Labels, Series>>);
+pub struct Prometheus(Mutex<HashMap<Labels, Series>>, Mutex<Beside>);
+
+/// What is known besides transactions.
+#[derive(Debug, Default)]
+struct Beside {
+    /// Runs by job and by how they ended.
+    jobs: BTreeMap<(String, &'static str), u64>,
+    /// Seconds of each job's latest run.
+    took: BTreeMap<String, f64>,
+    /// Bytes of each channel's transactions, as this node measured them last.
+    occupied: Vec<(String, u64)>,
+}
 
 impl Prometheus {
+    /// Counts a run of a job.
+    pub fn job_ran(&self, job: &str, is_success: bool, took: Duration) {
+        let mut beside = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = if is_success { "success" } else { "failure" };
+        *beside.jobs.entry((job.to_owned(), outcome)).or_default() += 1;
+        beside.took.insert(job.to_owned(), took.as_secs_f64());
+    }
+
+    /// Notes what each channel's transactions occupy.
+    pub fn occupied(&self, channels: Vec<(String, u64)>) {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner).occupied = channels;
+    }
+
     /// Counts a transaction that took so many milliseconds.
     pub fn observe(&self, labels: Labels, millis: i64) {
         let mut series = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -96,7 +121,43 @@ impl Prometheus {
         for (labels, one) in &rows {
             histogram(&mut text, labels, one);
         }
+        self.1.lock().unwrap_or_else(PoisonError::into_inner).render(&mut text);
         text
+    }
+}
+
+impl Beside {
+    fn render(&self, text: &mut String) {
+        header(text, "openhim_job_runs_total", "counter", "Runs of jobs on this node");
+        for ((job, outcome), count) in &self.jobs {
+            let _ = writeln!(
+                text,
+                "openhim_job_runs_total{{job=\"{}\",outcome=\"{outcome}\"}} {count}",
+                escape(job)
+            );
+        }
+        header(
+            text,
+            "openhim_job_last_duration_seconds",
+            "gauge",
+            "How long a job's latest run on this node took",
+        );
+        for (job, seconds) in &self.took {
+            let _ = writeln!(
+                text,
+                "openhim_job_last_duration_seconds{{job=\"{}\"}} {seconds}",
+                escape(job)
+            );
+        }
+        header(
+            text,
+            "openhim_channel_bytes",
+            "gauge",
+            "Bytes of a channel's stored transactions",
+        );
+        for (channel, bytes) in &self.occupied {
+            let _ = writeln!(text, "openhim_channel_bytes{{channel=\"{}\"}} {bytes}", escape(channel));
+        }
     }
 }
 

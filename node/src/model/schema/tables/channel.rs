@@ -18,6 +18,8 @@ const CHANNEL_FIELDS: &[Field] = &[
     flag("isAsynchronousProcess").or_flag(false),
     number("maxBodyAgeDays").at_least(1).at_most(36_500),
     date("lastBodyCleared"),
+    // Ours: which whole transactions are deleted.
+    group("retention", RETENTION),
     number("timeout").at_least(1).at_most(3_600_000),
     list("methods", &METHOD),
     text("type").one_of(&["http", "tcp", "tls", "polling"]).or("http"),
@@ -49,6 +51,11 @@ const CHANNEL_FIELDS: &[Field] = &[
     number("autoRetryPeriodMinutes").or_number(60).at_least(1),
     number("autoRetryMaxAttempts").at_least(0),
     group("updatedBy", &[id("id"), text("name")]),
+];
+
+const RETENTION: &[Field] = &[
+    number("maxAgeDays").at_least(0).at_most(36_500),
+    number("maxSizeMB").at_least(0),
 ];
 
 const METHOD: Field = text("").one_of(&[
