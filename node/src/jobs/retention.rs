@@ -26,6 +26,10 @@ const BATCH: u64 = 200;
 const BREATH: Duration = Duration::from_millis(20);
 /// The field of a channel that holds its own rule: `maxAgeDays`, `maxSizeMB`.
 const RULE: &str = "retention";
+/// What channels occupy is measured this often, because all transactions are looked at: often where a channel is bounded
+/// by its size, seldom where it is only reported.
+const HOUR: Millis = 3_600_000;
+const SELDOM: Millis = 6 * HOUR;
 const DAY_MILLIS: f64 = 86_400_000.0;
 const MIB: f64 = 1_048_576.0;
 
@@ -154,8 +158,8 @@ impl Retention {
         Ok(deleted)
     }
 
-    /// Applies the channel's own rule.
-    async fn channel(&self, channel: &Document, bytes: f64, now: Millis) -> Result<u64, JobError> {
+    /// Applies the channel's own rule; that of its size only if `bytes`, what it occupies, was measured now.
+    async fn channel(&self, channel: &Document, bytes: Option<f64>, now: Millis) -> Result<u64, JobError> {
         let Ok(rule) = channel.get_document(RULE) else {
             return Ok(0);
         };
@@ -165,7 +169,7 @@ impl Retention {
         if let Some(days) = amount("maxAgeDays") {
             deleted += self.by_age(Scope::Channel(id), days, now).await?;
         }
-        if let Some(mb) = amount("maxSizeMB") {
+        if let (Some(mb), Some(bytes)) = (amount("maxSizeMB"), bytes) {
             let bytes = match deleted {
                 0 => bytes,
                 _ => self.occupied(id).await?,
@@ -190,8 +194,6 @@ impl Retention {
                 .unwrap_or("(deleted)")
                 .to_owned()
         };
-        let rows: Vec<(String, u64)> = measured.iter().map(|one| (name_of(&one.key), one.bytes)).collect();
-        self.prometheus.occupied(rows);
         let list: Vec<Document> = measured
             .iter()
             .map(|one| {
@@ -207,6 +209,17 @@ impl Retention {
             .await?
             .map_or(Bson::Null, |bytes| Bson::Int64(bytes as i64));
         Ok(doc! { "storeBytes": store, "channels": list })
+    }
+
+    /// Shows Prometheus what was measured last, by this node or another one.
+    fn report(&self, data: &Document) {
+        let list = data.get_array("channels").map_or(&[][..], Vec::as_slice);
+        let row = |one: &Document| {
+            let bytes = one.get_i64("bytes").ok().and_then(|bytes| u64::try_from(bytes).ok())?;
+            Some((one.get_str("name").ok()?.to_owned(), bytes))
+        };
+        self.prometheus
+            .occupied(list.iter().filter_map(Bson::as_document).filter_map(row).collect());
     }
 }
 
@@ -227,14 +240,20 @@ impl Job for Retention {
         if let Some(days) = self.rule.max_age_days.filter(|days| *days > 0.0) {
             deleted += self.by_age(Scope::All, days, now).await?;
         }
-        let has_rules = channels.iter().any(|channel| channel.get_document(RULE).is_ok());
-        let measured = match has_rules {
+        let is_bounded = channels.iter().any(|channel| has_size(channel));
+        let every = if is_bounded { HOUR } else { SELDOM };
+        let measured_at = run
+            .data
+            .get_datetime("measuredAt")
+            .map_or(i64::MIN, |at| at.timestamp_millis());
+        let is_fresh = (measured_at..measured_at.saturating_add(every)).contains(&now);
+        let measured = match is_bounded && !is_fresh {
             true => self.store.bytes_by(Collection::Transactions, "channelID").await?,
             false => vec![],
         };
         for channel in &channels {
             let own = measured.iter().find(|one| Some(&one.key) == channel.get("_id"));
-            let bytes = own.map_or(0.0, |own| own.bytes as f64);
+            let bytes = (!is_fresh).then(|| own.map_or(0.0, |own| own.bytes as f64));
             let name = channel.get_str("name").unwrap_or_default();
             match self.channel(channel, bytes, now).await {
                 Ok(count) => deleted += count,
@@ -255,8 +274,23 @@ impl Job for Retention {
                 tokio::time::sleep(BREATH).await;
             }
         }
-        self.measure(&channels).await
+        if is_fresh {
+            self.report(&run.data);
+            return Ok(run.data);
+        }
+        let mut data = self.measure(&channels).await?;
+        data.insert("measuredAt", DateTime::from_millis(now));
+        self.report(&data);
+        Ok(data)
     }
+}
+
+fn has_size(channel: &Document) -> bool {
+    channel.get_document(RULE).is_ok_and(|rule| {
+        rule.get("maxSizeMB")
+            .and_then(number::of_bson)
+            .is_some_and(|mb| mb > 0.0)
+    })
 }
 
 #[cfg(test)]
