@@ -87,7 +87,7 @@ fn take_mail(socket: std::net::TcpStream, taken: &Mutex<Vec<String>>) {
             "." => {
                 in_data = false;
                 taken.lock().unwrap().push(std::mem::take(&mut subject));
-                thread::sleep(Duration::from_millis(300));
+                thread::sleep(Duration::from_millis(800));
                 b"250 taken\r\n"
             }
             _ if in_data => {
@@ -214,7 +214,7 @@ fn hex(document: &Document, field: &str) -> Option<String> {
 fn kill_nodes_at_random(scene: &Scene) {
     let mut dice = Dice::new();
     let post = post();
-    let destination = host(backend().after(Duration::from_millis(40)));
+    let destination = host(backend().after(Duration::from_millis(250)));
     let channel = scene.channel("/x", destination.address().port(), doc! {});
     let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let retrying = scene.channel(

@@ -240,7 +240,7 @@ impl Job for Retention {
         if let Some(days) = self.rule.max_age_days.filter(|days| *days > 0.0) {
             deleted += self.by_age(Scope::All, days, now).await?;
         }
-        let is_bounded = channels.iter().any(|channel| has_size(channel));
+        let is_bounded = channels.iter().any(has_size);
         let every = if is_bounded { HOUR } else { SELDOM };
         let measured_at = run
             .data

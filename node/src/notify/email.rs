@@ -202,7 +202,7 @@ enum Security {
 
 impl Options {
     fn read(options: &Value) -> Result<Self, MailError> {
-        let known = match options["service"].as_str() {
+        let known = match options["service"].as_str().filter(|name| !name.is_empty()) {
             None => None,
             Some(name) => Some(service(name).ok_or_else(|| MailError::BadSetting {
                 setting: "email.nodemailer.service",
