@@ -9,6 +9,7 @@
 //! client is told.
 
 pub mod capture;
+mod courier;
 mod writer;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use bson::raw::{CStr, cstr};
 use bson::{DateTime, Document, RawDocument, RawDocumentBuf, doc, rawdoc};
 use tokio::sync::oneshot;
 
+pub use self::courier::Courier;
 pub use self::writer::Writer;
 use self::writer::{Entry, Outcome, Queue, outcome_within};
 use crate::clock::{Clock, Millis};
@@ -56,7 +58,7 @@ pub enum OpenError {
 #[derive(Clone, Debug)]
 pub struct Recorder(Arc<Inner>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Inner {
     queue: Queue,
     clock: Arc<dyn Clock>,
@@ -84,6 +86,16 @@ impl Recorder {
         (Self(Arc::new(inner)), writer)
     }
 
+    /// The same for the messages of one instance, and the task that has to run there.
+    pub fn at_home(&self) -> (Self, Courier) {
+        let (queue, courier) = self.0.queue.with_courier();
+        let inner = Inner {
+            queue,
+            ..Inner::clone(&self.0)
+        };
+        (Self(Arc::new(inner)), courier)
+    }
+
     /// Records a request. When this resolves, the store holds it.
     ///
     /// # Errors
@@ -109,6 +121,7 @@ impl Recorder {
             bytes,
             waiter: Some(waiter),
             overtakes: true,
+            home: None,
             sample: None,
         };
         if self.0.queue.push(entry).is_err() {
@@ -303,6 +316,7 @@ impl Ticket {
             bytes,
             waiter,
             overtakes: false,
+            home: None,
             sample,
         };
         if self.recorder.0.queue.push(entry).is_err() {

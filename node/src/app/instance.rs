@@ -71,11 +71,13 @@ impl Parts {
     pub(super) fn pipeline(&self, stop: &CancellationToken, tracker: &TaskTracker) -> Arc<Pipeline> {
         let router = Router::new(Arc::clone(&self.keystore), &self.kafka_brokers);
         tokio::spawn(router.clone().sweep(stop.clone()));
+        let (recorder, courier) = self.recorder.at_home();
+        tokio::spawn(courier.run());
         Arc::new(Pipeline {
             tables: Arc::clone(&self.tables),
             authenticator: Arc::clone(&self.authenticator),
             gatekeeper: Arc::clone(&self.gatekeeper),
-            recorder: self.recorder.clone(),
+            recorder,
             prometheus: Arc::clone(&self.prometheus),
             router,
             auditor: self.auditor.clone(),

@@ -14,6 +14,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{error, info, warn};
 
+use super::courier::{Courier, Home, Told};
 use crate::metrics::{self, Sample};
 use crate::store::{SharedStore, StoreError, Write, Written, decode};
 
@@ -37,16 +38,28 @@ pub(super) struct Entry {
     pub(super) bytes: usize,
     /// Where the outcome of the first write goes. A report that somebody waits for is written at once.
     pub(super) waiter: Option<oneshot::Sender<Outcome>>,
+    /// Who passes the outcome on to the waiter.
+    pub(super) home: Option<Home>,
     /// The first report of its message: it does not wait for the reports of others that came before it.
     pub(super) overtakes: bool,
     /// Counted together with those of the whole batch.
     pub(super) sample: Option<Sample>,
 }
 
-/// The door to the writer.
+/// Reports that travel together.
 #[derive(Debug)]
+pub(super) struct Parcel {
+    pub(super) entries: Vec<Entry>,
+    /// Who passes their outcomes on; `None`: each is told at once.
+    pub(super) home: Option<Home>,
+}
+
+/// The door to the writer.
+#[derive(Debug, Clone)]
 pub(super) struct Queue {
-    sender: mpsc::UnboundedSender<Entry>,
+    sender: mpsc::UnboundedSender<Parcel>,
+    /// Where the reports of an instance are gathered.
+    courier: Option<mpsc::UnboundedSender<Entry>>,
     waiting: Arc<Waiting>,
 }
 
@@ -85,7 +98,22 @@ impl Queue {
             receiver,
             waiting: Arc::clone(&waiting),
         };
-        (Self { sender, waiting }, writer)
+        let door = Self {
+            sender,
+            courier: None,
+            waiting,
+        };
+        (door, writer)
+    }
+
+    /// The same door with a courier of its own.
+    pub(super) fn with_courier(&self) -> (Self, Courier) {
+        let (reports, courier) = Courier::new(self.sender.clone());
+        let door = Self {
+            courier: Some(reports),
+            ..self.clone()
+        };
+        (door, courier)
     }
 
     /// Waits until a new message may report; `false` if there was no room for `patience`.
@@ -112,9 +140,21 @@ impl Queue {
     pub(super) fn push(&self, entry: Entry) -> Result<(), Entry> {
         let bytes = entry.bytes;
         self.waiting.bytes.fetch_add(bytes, Ordering::AcqRel);
-        self.sender.send(entry).map_err(|refused| {
+        let entry = match &self.courier {
+            // One that is gone has handed over all it had.
+            Some(courier) => match courier.send(entry) {
+                Ok(()) => return Ok(()),
+                Err(refused) => refused.0,
+            },
+            None => entry,
+        };
+        let parcel = Parcel {
+            entries: vec![entry],
+            home: None,
+        };
+        self.sender.send(parcel).map_err(|mut refused| {
             self.waiting.release(bytes);
-            refused.0
+            refused.0.entries.pop().unwrap_or_default()
         })
     }
 
@@ -128,7 +168,7 @@ impl Queue {
 #[derive(Debug)]
 pub struct Writer {
     store: SharedStore,
-    receiver: mpsc::UnboundedReceiver<Entry>,
+    receiver: mpsc::UnboundedReceiver<Parcel>,
     waiting: Arc<Waiting>,
 }
 
@@ -164,20 +204,32 @@ impl Writer {
         let mut samples = Vec::with_capacity(entries.len());
         for mut entry in entries {
             if let Some(waiter) = entry.waiter {
-                waiters.push((batch.len(), waiter));
+                waiters.push((batch.len(), waiter, entry.home));
             }
             samples.extend(entry.sample);
             batch.append(&mut entry.writes);
         }
         batch.extend(metrics::upserts(&samples));
         let mut outcomes = self.persist(batch).await;
-        for (at, waiter) in waiters {
+        let mut posts: Vec<(Home, Vec<Told>)> = Vec::new();
+        for (at, waiter, home) in waiters {
             let outcome = match outcomes.get_mut(at) {
                 Some(outcome) => std::mem::replace(outcome, Ok(Written::default())).map(drop),
                 None => Err(StoreError::Other("the store answered less than it was asked".into())),
             };
-            // Whoever waited may have given up; what it reported is stored all the same.
-            let _ = waiter.send(outcome);
+            let Some(home) = home else {
+                // Whoever waited may have given up; what it reported is stored all the same.
+                let _ = waiter.send(outcome);
+                continue;
+            };
+            match posts.iter_mut().find(|(other, _)| other.same_channel(&home)) {
+                Some((_, told)) => told.push((waiter, outcome)),
+                None => posts.push((home, vec![(waiter, outcome)])),
+            }
+        }
+        for (home, told) in posts {
+            // An instance that is gone waits for nothing.
+            let _ = home.send(told);
         }
     }
 
@@ -265,8 +317,15 @@ struct Pending {
 }
 
 impl Pending {
-    fn take(&mut self, arrived: &mut Vec<Entry>) {
-        for entry in arrived.drain(..) {
+    fn take(&mut self, arrived: &mut Vec<Parcel>) {
+        let entries = arrived.drain(..).flat_map(|parcel| {
+            let home = parcel.home;
+            parcel.entries.into_iter().map(move |mut entry| {
+                entry.home = home.clone().filter(|_| entry.waiter.is_some());
+                entry
+            })
+        });
+        for entry in entries {
             if entry.overtakes {
                 self.first.push(entry);
                 continue;
