@@ -141,7 +141,8 @@ impl Pipeline {
                 let (answer, answered) = oneshot::channel();
                 // On its own: a client that goes away must not leave a transaction half done.
                 // Boxed, because a spawned future is moved several times, and this one is large.
-                self.tracker.spawn(Box::pin(Arc::clone(&self).carry(*admitted, None, answer)));
+                self.tracker
+                    .spawn(Box::pin(Arc::clone(&self).carry(*admitted, None, answer)));
                 match answered.await {
                     Ok(Ok(answer)) => answer.into_response(&shape),
                     Ok(Err(rejection)) => rejection.into_response(&shape),

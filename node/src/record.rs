@@ -152,6 +152,7 @@ impl Recorder {
             writes: vec![link(parent, child)],
             bytes: OVERHEAD,
             waiter: Some(waiter),
+            home: None,
             overtakes: false,
             sample: None,
         };
