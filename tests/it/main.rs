@@ -8,7 +8,6 @@
 
 mod balancer;
 mod cli;
-mod clients;
 mod config;
 mod demo;
 mod faults;

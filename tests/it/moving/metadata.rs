@@ -25,7 +25,7 @@ fn exported(store: &str) -> Value {
 fn an_installation_is_carried_to_a_running_node_and_a_second_time_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("export.json");
-    let (first, second) = (node(), node().set("caching.refreshMillis", "200"));
+    let (first, second) = (node(), node());
     let (from, to) = (first.store_url(), second.store_url());
     let first = first.start();
     first.create_client("clinic", "secret", "clinics");

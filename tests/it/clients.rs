@@ -1,3 +1,0 @@
-//! The management API as programs of other people use it.
-
-mod mediators;
