@@ -361,3 +361,6 @@ pub fn link(parent: ObjectId, child: ObjectId) -> Write {
 fn insert(into: Collection, document: RawDocumentBuf) -> Write {
     Write::InsertRaw { into, document }
 }
+
+#[cfg(test)]
+mod tests;

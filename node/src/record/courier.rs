@@ -1,7 +1,8 @@
 //! One instance's way to the writer.
 //!
 //! To wake another thread costs more than to make a report. So what the messages of an instance report in one turn of
-//! its loop travels together, and so do the outcomes on their way back.
+//! its loop travels together, and so do the outcomes on their way back. It stands between [`Ticket`](super::Ticket) and
+//! [`Writer`](super::Writer); it never looks into a report, changes their order or keeps one back.
 
 use tokio::sync::{mpsc, oneshot};
 

@@ -18,7 +18,7 @@ use super::courier::{Courier, Home, Told};
 use crate::metrics::{self, Sample};
 use crate::store::{SharedStore, StoreError, Write, Written, decode};
 
-/// Entries of one batch.
+/// Reports at which a batch is full; those that came together with its last one still belong to it.
 const BATCH_ENTRIES: usize = 256;
 /// Bytes at which a batch is full.
 const BATCH_BYTES: usize = 16 << 20;
