@@ -439,7 +439,7 @@ async fn link(
             &mut header,
         );
         let stream = begin(connector, chosen, stream, &header, limit).await?;
-        Ok(BackendStream::Tls(Box::new(stream)))
+        Ok(BackendStream::Tls(Box::new(stream.into())))
     };
     let result = connecting.await;
     record.connect += begun.elapsed();

@@ -11,8 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::relay::Peer;
-use crate::tls::ahead::Ahead;
-pub use crate::tls::{Certificate, Facts as Tls};
+pub use crate::tls::{Certificate, End as BackendStream, Facts as Tls};
 
 /// What is read at once. One such buffer serves all connections of a thread: they own memory only for what cannot go on.
 const SCRATCH: usize = 64 * 1024;
@@ -48,63 +47,6 @@ impl ClientInfo {
     #[must_use]
     pub fn scheme(&self) -> &'static str {
         if self.tls.is_some() { "https" } else { "http" }
-    }
-}
-
-/// A connection to a backend.
-#[derive(Debug)]
-pub enum BackendStream {
-    /// As it is.
-    Plain(TcpStream),
-    /// Encrypted.
-    Tls(Box<tokio_rustls::client::TlsStream<Ahead>>),
-}
-
-impl BackendStream {
-    fn inner(&mut self) -> Pin<&mut (dyn Both + '_)> {
-        match self {
-            Self::Plain(stream) => Pin::new(stream),
-            Self::Tls(stream) => Pin::new(&mut **stream),
-        }
-    }
-}
-
-trait Both: AsyncRead + AsyncWrite + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Unpin> Both for T {}
-
-impl AsyncRead for BackendStream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().inner().poll_read(cx, into)
-    }
-}
-
-impl AsyncWrite for BackendStream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.get_mut().inner().poll_write(cx, bytes)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().inner().poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().inner().poll_shutdown(cx)
-    }
-}
-
-impl Peer for BackendStream {
-    fn socket(&self) -> Option<&TcpStream> {
-        match self {
-            Self::Plain(stream) => Some(stream),
-            Self::Tls(stream) => stream.socket(),
-        }
-    }
-
-    fn plain(&self) -> Option<&TcpStream> {
-        match self {
-            Self::Plain(stream) => Some(stream),
-            Self::Tls(_) => None,
-        }
     }
 }
 
