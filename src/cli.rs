@@ -59,6 +59,12 @@ pub(crate) enum Command {
     Backup(BackupArgs),
     /// Put a backup in the place of the embedded store; no node may be working on it
     Restore(RestoreArgs),
+    /// Write channels, clients, mediators, users and keys as JSON, as `GET /metadata` answers them
+    Export(ExportArgs),
+    /// Bring exported channels, clients, mediators, users and keys into a store; what is the same already stays
+    ///
+    /// A node that works on the store follows within `caching.refreshMillis`.
+    Import(ImportArgs),
     /// Run two nodes, a balancer and an example mediator on this machine, and send traffic
     Demo(DemoArgs),
     /// Print a completion script for a shell
@@ -149,6 +155,27 @@ pub(crate) struct RestoreArgs {
     /// Replace the store if it exists
     #[arg(long)]
     pub(crate) force: bool,
+}
+
+/// Options of `export`.
+#[derive(Args, Debug)]
+pub(crate) struct ExportArgs {
+    /// The file to write, readable by its owner only, as it holds keys; without it standard output
+    pub(crate) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+}
+
+/// Options of `import`.
+#[derive(Args, Debug)]
+pub(crate) struct ImportArgs {
+    /// The export; `-` is standard input
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    /// Write nothing: show what would change
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 /// The two jobs of the binary.

@@ -6,6 +6,7 @@ mod check_config;
 mod completions;
 mod demo;
 mod man;
+mod metadata;
 mod migrate;
 mod node;
 mod progress;
@@ -30,6 +31,8 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Some(Command::Migrate(args)) => migrate::run(&args),
         Some(Command::Backup(args)) => backup::run(&args),
         Some(Command::Restore(args)) => backup::restore(&args),
+        Some(Command::Export(args)) => metadata::export(&args),
+        Some(Command::Import(args)) => metadata::import(&args),
         Some(Command::Demo(args)) => demo::run(&args),
         Some(Command::Balancer(args)) => balancer::run(&args),
         Some(Command::Completions { shell }) => completions::run(shell),

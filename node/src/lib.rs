@@ -17,6 +17,7 @@ pub mod keystore;
 pub mod listen;
 pub mod logs;
 pub mod mediators;
+pub mod metadata;
 pub mod metrics;
 pub mod model;
 pub mod moving;

@@ -3,13 +3,15 @@
 use crate::support::program::{outcome, program, run};
 
 /// Every command a user can type, as the help names it.
-const COMMANDS: [&str; 9] = [
+const COMMANDS: [&str; 11] = [
     "node",
     "balancer",
     "check-config",
     "migrate",
     "backup",
     "restore",
+    "export",
+    "import",
     "demo",
     "completions",
     "man",

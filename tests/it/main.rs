@@ -8,6 +8,7 @@
 
 mod balancer;
 mod cli;
+mod clients;
 mod config;
 mod demo;
 mod faults;

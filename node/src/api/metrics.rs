@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use bson::oid::ObjectId;
-use bson::{Bson, DateTime, Document, doc};
+use bson::{Bson, DateTime, Document, RawBsonRef, RawDocumentBuf, doc};
 use chrono::{Datelike, Local, NaiveDate, TimeZone, Timelike};
 use serde_json::{Map, Value, json};
 
@@ -17,7 +17,7 @@ use super::reply::Reply;
 use super::router::Answer;
 use crate::clock::Millis;
 use crate::model::{date, number};
-use crate::store::{Collection, Find, StoreError};
+use crate::store::{self, Collection, Find, StoreError};
 
 /// The sums of a bucket, by their names in the store.
 const SUMS: [&str; 7] = [
@@ -134,13 +134,18 @@ async fn answer(call: &Call, caller: &Caller, shape: Shape, channel: Option<&str
         "channelID": {"$in": channels},
         "type": bucket(call.params.once("timeSeries")),
     };
-    let buckets = call
-        .api
-        .store()
-        .all(Collection::Metrics, Find::by(wanted))
-        .await
-        .internal()?;
-    Ok(Reply::ok(&rows(buckets, shape, call.api.clock.now())))
+    let buckets = buckets(call, wanted).await.internal()?;
+    let rows = rows(&buckets, shape, call.api.clock.now());
+    Ok(Reply::ok(&rows.internal()?))
+}
+
+async fn buckets(call: &Call, wanted: Document) -> Result<Vec<RawDocumentBuf>, StoreError> {
+    let mut cursor = call.api.store().find(Collection::Metrics, Find::by(wanted)).await?;
+    let mut buckets = Vec::new();
+    while let Some(bucket) = cursor.next().await {
+        buckets.push(bucket?);
+    }
+    Ok(buckets)
 }
 
 /// The channels whose buckets count. One that the caller may not see is answered 401, as consoles know it.
@@ -169,12 +174,15 @@ fn bucket(series: &str) -> &'static str {
     }
 }
 
-fn rows(buckets: Vec<Document>, shape: Shape, now: Millis) -> Vec<Value> {
+fn rows(buckets: &[RawDocumentBuf], shape: Shape, now: Millis) -> Result<Vec<Value>, StoreError> {
     let mut rows = match shape {
         Shape {
             by_channel: true,
             by_time: true,
-        } => buckets,
+        } => buckets
+            .iter()
+            .map(|bucket| store::decode(bucket))
+            .collect::<Result<_, _>>()?,
         Shape { by_time: true, .. } => merged(buckets, false, true),
         Shape { by_channel: true, .. } => merged(buckets, true, false),
         _ => merged(buckets, false, false)
@@ -189,43 +197,101 @@ fn rows(buckets: Vec<Document>, shape: Shape, now: Millis) -> Vec<Value> {
         let time = row.get_datetime("startTime").ok().copied();
         (time, row.get_object_id("channelID").ok())
     });
-    rows.iter().map(|row| shown(row, now)).collect()
+    Ok(rows.iter().map(|row| shown(row, now)).collect())
 }
 
-/// Adds up the buckets of the same channel, of the same period, or all of them.
-fn merged(buckets: Vec<Document>, by_channel: bool, by_time: bool) -> Vec<Document> {
-    let mut groups: BTreeMap<(Option<ObjectId>, Option<DateTime>), Document> = BTreeMap::new();
-    for bucket in buckets {
-        let channel = bucket.get_object_id("channelID").ok().filter(|_| by_channel);
-        let time = bucket.get_datetime("startTime").ok().copied().filter(|_| by_time);
-        let group = groups.entry((channel, time)).or_default();
-        add(group, &bucket);
-        if let Some(channel) = channel {
-            group.insert("channelID", channel);
-        }
-        if let Some(time) = time {
-            group.insert("startTime", time);
-        }
-    }
-    groups.into_values().collect()
+/// What buckets come to together.
+#[derive(Clone, Copy, Debug, Default)]
+struct Figures {
+    /// In the order of [`SUMS`].
+    sums: [f64; SUMS.len()],
+    least: Option<f64>,
+    most: Option<f64>,
 }
 
-fn add(group: &mut Document, bucket: &Document) {
-    let figure = |document: &Document, field: &str| document.get(field).and_then(number::of_bson);
-    for field in SUMS {
-        let sum = figure(group, field).unwrap_or(0.0) + figure(bucket, field).unwrap_or(0.0);
-        group.insert(field, sum);
-    }
-    let mut choose = |field: &str, better: fn(f64, f64) -> f64| {
-        let chosen = match (figure(group, field), figure(bucket, field)) {
-            (Some(one), Some(other)) => Bson::Double(better(one, other)),
-            (Some(one), None) | (None, Some(one)) => Bson::Double(one),
-            (None, None) => Bson::Null,
+impl Figures {
+    fn add(&mut self, field: &str, value: f64) {
+        let better = |chosen: Option<f64>, choose: fn(f64, f64) -> f64| {
+            Some(chosen.map_or(value, |chosen| choose(chosen, value)))
         };
-        group.insert(field, chosen);
-    };
-    choose("minResponseTime", f64::min);
-    choose("maxResponseTime", f64::max);
+        match field {
+            "minResponseTime" => self.least = better(self.least, f64::min),
+            "maxResponseTime" => self.most = better(self.most, f64::max),
+            _ => {
+                if let Some(place) = SUMS.iter().position(|name| *name == field) {
+                    self.sums[place] += value;
+                }
+            }
+        }
+    }
+
+    fn row(&self) -> Document {
+        let figure = |value: Option<f64>| value.map_or(Bson::Null, Bson::Double);
+        let mut row: Document = SUMS
+            .iter()
+            .zip(self.sums)
+            .map(|(name, sum)| ((*name).to_owned(), Bson::Double(sum)))
+            .collect();
+        row.insert("minResponseTime", figure(self.least));
+        row.insert("maxResponseTime", figure(self.most));
+        row
+    }
+}
+
+/// Adds up the buckets of the same channel, of the same period, or all of them. There may be tens of thousands: they are
+/// read where they lie.
+fn merged(buckets: &[RawDocumentBuf], by_channel: bool, by_time: bool) -> Vec<Document> {
+    let mut groups: BTreeMap<(Option<ObjectId>, Option<DateTime>), Figures> = BTreeMap::new();
+    for bucket in buckets {
+        let (mut channel, mut time) = (None, None);
+        let mut figures = [("", 0.0); SUMS.len() + 2];
+        let mut count = 0;
+        for (name, value) in bucket.iter().flatten() {
+            match (name.as_str(), value) {
+                ("channelID", RawBsonRef::ObjectId(id)) => channel = Some(id).filter(|_| by_channel),
+                ("startTime", RawBsonRef::DateTime(at)) => time = Some(at).filter(|_| by_time),
+                (name, value) if is_figure(name) => {
+                    if let Some(number) = figure(value)
+                        && let Some(place) = figures.get_mut(count)
+                    {
+                        *place = (name, number);
+                        count += 1;
+                    }
+                }
+                _ => {}
+            }
+        }
+        let group = groups.entry((channel, time)).or_default();
+        for (name, value) in figures.into_iter().take(count) {
+            group.add(name, value);
+        }
+    }
+    groups
+        .into_iter()
+        .map(|((channel, time), figures)| {
+            let mut row = figures.row();
+            if let Some(channel) = channel {
+                row.insert("channelID", channel);
+            }
+            if let Some(time) = time {
+                row.insert("startTime", time);
+            }
+            row
+        })
+        .collect()
+}
+
+fn is_figure(name: &str) -> bool {
+    SUMS.contains(&name) || matches!(name, "minResponseTime" | "maxResponseTime")
+}
+
+fn figure(value: RawBsonRef<'_>) -> Option<f64> {
+    match value {
+        RawBsonRef::Int32(number) => Some(f64::from(number)),
+        RawBsonRef::Int64(number) => Some(number as f64),
+        RawBsonRef::Double(number) => Some(number),
+        _ => None,
+    }
 }
 
 fn shown(row: &Document, now: Millis) -> Value {
@@ -294,15 +360,16 @@ mod tests {
         by_time: true,
     };
 
-    fn bucket_of(channel: u8, at: Millis, requests: i32, time: i32) -> Document {
-        doc! {
+    fn bucket_of(channel: u8, at: Millis, requests: i32, time: i32) -> RawDocumentBuf {
+        let bucket = doc! {
             "type": "h", "startTime": DateTime::from_millis(at), "channelID": ObjectId::from_bytes([channel; 12]),
             "requests": requests, "responseTime": time, "minResponseTime": time / requests, "maxResponseTime": time,
-            "successful": requests,
-        }
+            "successful": requests, "__v": 7,
+        };
+        RawDocumentBuf::try_from(&bucket).unwrap()
     }
 
-    fn three() -> Vec<Document> {
+    fn three() -> Vec<RawDocumentBuf> {
         vec![
             bucket_of(2, 1000, 1, 10),
             bucket_of(1, 1000, 3, 90),
@@ -337,13 +404,14 @@ mod tests {
     #[test]
     fn one_row_for_everything() {
         let rows = rows(
-            three(),
+            &three(),
             Shape {
                 by_channel: false,
                 by_time: false,
             },
             0,
-        );
+        )
+        .unwrap();
         assert_eq!(figures(&rows), [(json!(5), json!(30), json!(10), json!(90))]);
         assert_eq!(rows[0]["_id"]["channelID"], Value::Null);
         assert!(rows[0].as_object().unwrap().get("timestamp").is_none());
@@ -353,13 +421,14 @@ mod tests {
     #[test]
     fn one_row_for_each_channel_or_each_period() {
         let by_channel = rows(
-            three(),
+            &three(),
             Shape {
                 by_channel: true,
                 by_time: false,
             },
             0,
-        );
+        )
+        .unwrap();
         assert_eq!(
             figures(&by_channel),
             [
@@ -368,13 +437,14 @@ mod tests {
             ]
         );
         let by_time = rows(
-            three(),
+            &three(),
             Shape {
                 by_channel: false,
                 by_time: true,
             },
             0,
-        );
+        )
+        .unwrap();
         assert_eq!(by_time.len(), 2);
         assert_eq!(by_time[1]["timestamp"], json!("1970-01-01T00:00:01.000Z"));
         assert!(by_time[0]["_id"].as_object().unwrap().get("channelID").is_none());
@@ -382,7 +452,7 @@ mod tests {
 
     #[test]
     fn single_buckets_are_shown_as_they_are_stored() {
-        let rows = rows(three(), BOTH, 0);
+        let rows = rows(&three(), BOTH, 0).unwrap();
         assert_eq!(rows.len(), 3);
         assert_eq!(rows[0]["_id"]["channelID"], json!("010101010101010101010101"));
         assert!(rows[0].as_object().unwrap().get("failed").is_none());

@@ -1,11 +1,14 @@
-//! Work on databases by their names, without a node: moving from one to another, backups.
+//! Work on databases by their names, without a node: moving from one to another, backups, metadata.
 
 use std::path::Path;
 use std::sync::Arc;
 
+use serde_json::{Map, Value};
+
 use super::store::{self as stores, Kind};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
+use crate::metadata::{self, Author, Change, Desk, MetadataError};
 use crate::moving::{self, MoveError, Order, Report, Watch};
 use crate::store::mongo::{MongoOptions, MongoStore};
 pub use crate::store::sqlite::Copied;
@@ -225,4 +228,104 @@ fn file_of(url: &str) -> Result<&Path, BackupError> {
         Some(Kind::Sqlite(path)) => Ok(Path::new(path)),
         _ => Err(BackupError::NoFile(stores::shown(url))),
     }
+}
+
+/// What an installation consists of, as `GET /metadata` answers it.
+///
+/// # Errors
+/// The store cannot be used.
+pub async fn export(store: &str) -> Result<Value, MigrationError> {
+    let opened = open_as_it_is(store).await?;
+    let exported = metadata::export(&*opened).await;
+    opened.close().await;
+    exported.map_err(|source| MigrationError::Open {
+        name: stores::shown(store),
+        source,
+    })
+}
+
+/// One document of an import.
+#[derive(Clone, Debug)]
+pub struct Imported {
+    /// The kind of thing: `Channels`, `Clients`, …
+    pub kind: String,
+    /// What it is called, if it has a name.
+    pub name: Option<String>,
+    /// What is changed, or would be; or why it cannot be.
+    pub change: Result<Change, String>,
+}
+
+/// Brings what `POST /metadata` takes into the store; what is there already in the same form is left alone. With
+/// `only_look` nothing is written at all.
+///
+/// # Errors
+/// The store cannot be used. A document that cannot be imported is no error of the whole.
+pub async fn import(store: &str, kinds: &Map<String, Value>, only_look: bool) -> Result<Vec<Imported>, MigrationError> {
+    let opened = open_as_it_is(store).await?;
+    let author = Author {
+        id: bson::Bson::Null,
+        name: "openhim-core import".to_owned(),
+    };
+    let desk = Desk {
+        store: &*opened,
+        clock: &SystemClock,
+        author: &author,
+    };
+    let mut imported = Vec::new();
+    for (name, documents) in kinds {
+        // One keystore goes by two names.
+        if name == "Keystore" && kinds.contains_key("KeystoreModelAPI") {
+            continue;
+        }
+        for given in documents.as_array().into_iter().flatten() {
+            imported.push(import_one(desk, name, given, only_look).await);
+        }
+    }
+    opened.close().await;
+    Ok(imported)
+}
+
+async fn import_one(desk: Desk<'_>, kind_name: &str, given: &Value, only_look: bool) -> Imported {
+    let found = metadata::kind_named(kind_name);
+    let name = found.and_then(|kind| kind.uid(given));
+    let name = name.and_then(|name| name.as_str().map(str::to_owned));
+    let change = match found {
+        None => Err("there is no such kind of thing".to_owned()),
+        Some(kind) => change_one(desk, kind, given, only_look)
+            .await
+            .map_err(|error| error.to_string()),
+    };
+    Imported {
+        kind: kind_name.to_owned(),
+        name,
+        change,
+    }
+}
+
+async fn change_one(
+    desk: Desk<'_>,
+    kind: &metadata::Kind,
+    given: &Value,
+    only_look: bool,
+) -> Result<Change, MetadataError> {
+    let change = metadata::preview(desk, kind, given).await?;
+    if !only_look && !change.is_none() {
+        metadata::import(desk, kind, given).await?;
+    }
+    Ok(change)
+}
+
+/// Opens a store that has to be there.
+async fn open_as_it_is(url: &str) -> Result<SharedStore, MigrationError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let opened = match kind(url)? {
+        Kind::Sqlite(path) => open_present(path, &clock).await,
+        Kind::Mongo(url) => MongoStore::attach(url, None, MongoOptions::default())
+            .await
+            .map(|store| -> SharedStore { store }),
+    };
+    opened.map_err(|source| MigrationError::Open {
+        name: stores::shown(url),
+        source,
+    })
 }

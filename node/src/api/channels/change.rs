@@ -7,7 +7,8 @@ use super::super::context::{Api, Call};
 use super::super::error::{self, Doing, Fault, Refusal};
 use super::super::reply::Reply;
 use super::super::router::Answer;
-use super::{find, history, rules};
+use super::{find, rules};
+use crate::metadata;
 use crate::model::number;
 use crate::model::role::{Permission, Specified};
 use crate::model::schema::Operators;
@@ -116,28 +117,14 @@ async fn existing(api: &Api, id: &str) -> Result<Document, Fault> {
 
 /// Adds a channel as it is.
 pub(in super::super) async fn insert(api: &Api, channel: Document, caller: &Caller) -> Result<(), Fault> {
-    api.store().insert(Collection::Channels, channel.clone()).await?;
-    history::record(api, &doc! {}, &channel, &caller.name()).await?;
+    metadata::insert_channel(api.store(), &*api.clock, channel, &caller.name()).await?;
     api.changed(Collection::Channels).await;
     Ok(())
 }
 
 /// Saves what `sent` changes.
 pub(in super::super) async fn save(api: &Api, stored: Document, sent: Document, caller: &Caller) -> Result<(), Fault> {
-    let merged = CHANNEL.merge(stored, sent, api.clock.now())?;
-    if merged.update.is_empty() {
-        return Ok(());
-    }
-    let written = api
-        .store()
-        .update(Collection::Channels, merged.filter, merged.update)
-        .await?;
-    if written.matched == 0 {
-        return Err(Fault::Other(
-            "the channel was changed by somebody else at the same time".into(),
-        ));
-    }
-    history::record(api, &merged.before, &merged.after, &caller.name()).await?;
+    metadata::save_channel(api.store(), &*api.clock, stored, sent, &caller.name()).await?;
     api.changed(Collection::Channels).await;
     Ok(())
 }

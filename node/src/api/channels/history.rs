@@ -1,14 +1,12 @@
 //! The history of channels: what each change did, as JSON patches.
 
-use bson::oid::ObjectId;
-use bson::{Bson, Document, doc};
+use bson::{Document, doc};
 
 use super::super::auth::Caller;
 use super::super::context::{Api, Call};
 use super::super::error::{self, Doing, Fault};
 use super::super::reply::Reply;
 use super::super::router::Answer;
-use crate::model::patch;
 use crate::model::role::Permission;
 use crate::store::{Collection, Find};
 
@@ -28,21 +26,4 @@ async fn records(api: &Api, channel: &str) -> Result<Vec<Document>, Fault> {
     let wanted = doc! {"ref": id, "ops": {"$elemMatch": {"path": {"$ne": "/lastBodyCleared"}}}};
     let find = Find::by(wanted).sorted(doc! {"_id": -1});
     Ok(api.store().all(Collection::ChannelAudits, find).await?)
-}
-
-/// Records what a change did; nothing if it did nothing. `before` is empty for a new channel.
-pub(super) async fn record(api: &Api, before: &Document, after: &Document, by: &str) -> Result<(), Fault> {
-    let ops = patch::operations(&patch::snapshot(before), &patch::snapshot(after))?;
-    if ops.is_empty() {
-        return Ok(());
-    }
-    let record = doc! {
-        "_id": ObjectId::new(),
-        "date": api.clock.date(),
-        "ops": ops,
-        "ref": after.get("_id").cloned().unwrap_or(Bson::Null),
-        "updatedBy": {"_id": ObjectId::new(), "name": by},
-        "__v": 0,
-    };
-    Ok(api.store().insert(Collection::ChannelAudits, record).await?)
 }

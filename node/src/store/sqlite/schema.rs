@@ -55,6 +55,14 @@ pub(super) struct SqlIndex {
 /// Paths besides the indexed ones that consoles filter transactions by.
 const TRANSACTION_FILTERS: [&str; 4] = ["response.status", "request.path", "request.method", "autoRetry"];
 
+/// Paths that indexes of transactions carry along, by the first path of the index: what consoles ask for together is
+/// found in the index alone, without a look at each document's row. Only what never changes after a request began, or
+/// what stands in an index that changes anyway.
+const CARRIED: [(&str, &[&str]); 2] = [
+    ("request.timestamp", &["request.path"]),
+    ("status", &["channelID", "clientID"]),
+];
+
 /// All tables, in the order of [`Collection::ALL`].
 ///
 /// # Errors
@@ -98,6 +106,14 @@ impl Table {
             self.columns[column].leads |= position == 0;
             let order = if direction.as_i32() == Some(-1) { " DESC" } else { "" };
             parts.push(format!("{}{order}", quoted(path)));
+        }
+        let leading = index.keys.keys().next().map_or("", String::as_str);
+        let carried = CARRIED.iter().find(|(path, _)| *path == leading);
+        if let (Collection::Transactions, Some((_, paths))) = (self.collection, carried) {
+            for path in *paths {
+                self.column(path, false)?;
+                parts.push(quoted(path));
+            }
         }
         match (&*parts, index.unique, &index.partial) {
             ([_], true, None) => {

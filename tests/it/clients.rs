@@ -1,0 +1,3 @@
+//! The management API as programs of other people use it.
+
+mod mediators;
