@@ -2,16 +2,18 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::functions::FunctionFlags;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::key;
 use crate::store::query::Pattern;
 
 /// How long a write waits for another process that is writing.
 const BUSY: Duration = Duration::from_secs(10);
+/// Pause before another try to shape a file that others are making.
+const AGAIN: Duration = Duration::from_millis(10);
 /// Prepared statements that a connection keeps.
 const STATEMENTS: usize = 256;
 /// Pages in the log at which they are copied into the file itself. What changes again and again is copied once.
@@ -35,9 +37,7 @@ impl Database {
         let connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(BUSY)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
-        // Takes effect in a new file only: what is deleted can then be given back to the disk.
-        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
+        shape(&connection)?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "journal_size_limit", LOG_BYTES)?;
         connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
@@ -71,6 +71,28 @@ impl Database {
         let mut current = self.patterns.lock().unwrap_or_else(PoisonError::into_inner);
         current.clear();
         current.extend_from_slice(patterns);
+    }
+}
+
+/// Sets what the file itself keeps. Where several make a new file at once, each has to wait for the others, and SQLite
+/// does not wait where two might wait for each other.
+fn shape(connection: &Connection) -> rusqlite::Result<()> {
+    let deadline = Instant::now() + BUSY;
+    let mut attempt = || {
+        let pages: u64 = connection.query_row("PRAGMA page_count", [], |row| row.get(0))?;
+        if pages == 0 {
+            // What is deleted can then be given back to the disk. In a file with content it would only be a write.
+            connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+        }
+        connection.pragma_update(None, "journal_mode", "WAL")
+    };
+    loop {
+        match attempt() {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && Instant::now() < deadline => {
+                std::thread::sleep(AGAIN);
+            }
+            outcome => return outcome,
+        }
     }
 }
 

@@ -335,7 +335,7 @@ async fn two_processes_may_share_a_file() {
 #[test]
 fn many_may_open_a_new_file_at_once() {
     let folder = tempfile::tempdir().unwrap();
-    for round in 0..5 {
+    for round in 0..25 {
         let path = folder.path().join(format!("{round}.db"));
         let openers: Vec<_> = (0..4)
             .map(|_| {
