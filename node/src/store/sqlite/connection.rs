@@ -78,7 +78,7 @@ impl Database {
 /// does not wait where two might wait for each other.
 fn shape(connection: &Connection) -> rusqlite::Result<()> {
     let deadline = Instant::now() + BUSY;
-    let mut attempt = || {
+    let attempt = || {
         let pages: u64 = connection.query_row("PRAGMA page_count", [], |row| row.get(0))?;
         if pages == 0 {
             // What is deleted can then be given back to the disk. In a file with content it would only be a write.
