@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
-use http::{Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
@@ -106,6 +106,9 @@ impl Drop for Carried {
 fn as_http_1(request: Request<Incoming>) -> Option<Request<Incoming>> {
     let (mut parts, body) = request.into_parts();
     let authority = parts.uri.authority().map(|it| it.as_str().to_owned());
+    if parts.method == Method::CONNECT || parts.headers.get_all(header::HOST).iter().count() > 1 {
+        return None;
+    }
     let host = match (authority, parts.headers.get(header::HOST)) {
         (Some(authority), Some(host)) if !host.as_bytes().eq_ignore_ascii_case(authority.as_bytes()) => return None,
         (Some(authority), _) => HeaderValue::from_str(&authority).ok()?,

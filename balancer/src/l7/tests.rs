@@ -2,7 +2,9 @@
 //! reads, by a parser of its own.
 
 mod bodies;
+mod frames;
 mod peers;
 mod refusals;
 mod repeats;
+mod smuggling;
 mod ways;

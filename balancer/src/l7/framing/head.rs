@@ -21,6 +21,8 @@ pub enum Violation {
     BadFirstLine,
     #[error("the version is neither HTTP/1.0 nor HTTP/1.1")]
     BadVersion,
+    #[error("a tunnel to elsewhere is asked for")]
+    Connect,
     #[error("a header is continued on a second line")]
     FoldedHeader,
     #[error("a header's name is malformed or followed by a space")]
@@ -138,6 +140,9 @@ impl Request {
     pub fn read(head: &[u8], limits: &Limits, fields: Vec<Field>) -> Result<Self, Violation> {
         let (line, rest) = first_line(head);
         let (method, target, is_1_1) = request_line(line, limits)?;
+        if method.of(head) == b"CONNECT" {
+            return Err(Violation::Connect);
+        }
         let mut fields = fields;
         let facts = header_lines(head, rest, limits, is_1_1, &mut fields)?;
         if let Some(field) = fields.iter().find(|field| field.known == Known::Expect) {
