@@ -37,6 +37,7 @@ use crate::socket::{FirstBytes, Source};
 use crate::tls::client::Secured;
 
 pub use commands::Order;
+use discover::lookup::NameServers;
 use discover::{Due, Names, Outcome, Resolver};
 use inherit::{HandOver, Inherited};
 pub use page::Page;
@@ -251,10 +252,21 @@ impl Control {
             self.sources.config.clone(),
             self.sources.names.clone(),
         );
-        let (resolver, tls) = (Arc::clone(&self.resolver), self.sources.tls.clone());
+        let (resolver, asked, tls) = (
+            Arc::clone(&self.resolver),
+            self.sources.plan.process.resolver.clone(),
+            self.sources.tls.clone(),
+        );
         tokio::spawn(async move {
             let result = match config.reread() {
-                Ok(config) => sources::load(config, &names, &tls, &*resolver).await,
+                Ok(config) => {
+                    let others = config.check().map(|it| it.plan.process.resolver);
+                    match others.ok().filter(|others| *others != asked) {
+                        // The new file's names are for the new file's name servers.
+                        Some(others) => sources::load(config, &names, &tls, &NameServers::new(others)).await,
+                        None => sources::load(config, &names, &tls, &*resolver).await,
+                    }
+                }
                 Err(problems) => Err(problems),
             };
             let _ = inbox.send(Message::Loaded(Box::new(result), answer)).await;
@@ -294,6 +306,13 @@ impl Control {
             .ports
             .bind_missing(&wanted, self.threads.len(), &mut Inherited::default())
             .map_err(ports::as_problems)?;
+        let (before, process) = (&self.sources.plan.process, &sources.plan.process);
+        if before.resolver != process.resolver {
+            self.resolver = Arc::new(NameServers::new(process.resolver.clone()));
+        }
+        for key in process.fixed_until_restart(before) {
+            tracing::warn!("`{key}` was changed; that takes a restart, all else is in force");
+        }
         self.sources = sources;
         self.apply();
         self.open(bound);

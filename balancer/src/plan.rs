@@ -44,10 +44,24 @@ pub struct Process {
     pub log: LogFormat,
     /// Ceiling of concurrent connections over all services; `None` derives it from the file limit. Applied on reload.
     pub maxconn: Option<usize>,
-    /// Name servers that are asked for backends' names; none is those of the system.
+    /// Name servers that are asked for backends' names; none is those of the system. Applied on reload.
     pub resolver: Vec<SocketAddr>,
     /// How long the last good answer for a name holds while no name server gives another. Applied on reload.
     pub resolver_hold: Duration,
+}
+
+impl Process {
+    /// The keys of which another value than `before` takes a restart.
+    pub fn fixed_until_restart(&self, before: &Self) -> impl Iterator<Item = &'static str> + use<> {
+        [
+            ("threads", self.threads == before.threads),
+            ("admin", self.admin == before.admin),
+            ("metrics", self.metrics == before.metrics),
+            ("log", self.log == before.log),
+        ]
+        .into_iter()
+        .filter_map(|(key, is_same)| (!is_same).then_some(key))
+    }
 }
 
 /// Where the control socket is.
@@ -481,6 +495,9 @@ pub struct Backend {
     pub maxconn: Option<u32>,
     /// Its own way to learn the client's address.
     pub client_ip: Option<ClientIp>,
+    /// What a service record calls it. Nobody writes this.
+    #[serde(default)]
+    pub host: Option<Arc<str>>,
 }
 
 impl Backend {
@@ -493,6 +510,7 @@ impl Backend {
             backup: false,
             maxconn: None,
             client_ip: None,
+            host: None,
         }
     }
 }

@@ -16,6 +16,7 @@ use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -30,7 +31,7 @@ pub const CEILING: Duration = Duration::from_secs(60);
 pub const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
 /// One address that a name stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Target {
     /// The address.
     pub address: SocketAddr,
@@ -38,6 +39,9 @@ pub struct Target {
     pub backup: bool,
     /// Its share among its tier, if a service record gives one.
     pub weight: Option<u16>,
+    /// What a service record calls it.
+    #[serde(default)]
+    pub host: Option<Arc<str>>,
 }
 
 impl Target {
@@ -48,6 +52,7 @@ impl Target {
             address,
             backup: false,
             weight: None,
+            host: None,
         }
     }
 
@@ -58,6 +63,7 @@ impl Target {
         Backend {
             weight: u16::try_from(weight).unwrap_or(WEIGHT_MAX),
             backup: written.backup || self.backup,
+            host: self.host.clone(),
             ..written.clone()
         }
     }
@@ -279,7 +285,7 @@ impl Entry {
         } = answer;
         for old in self.targets.iter().filter(|old| missing.holds(old)) {
             if targets.iter().all(|it| it.address != old.address) {
-                targets.push(*old);
+                targets.push(old.clone());
             }
         }
         targets.sort_unstable();

@@ -15,7 +15,7 @@ use crate::backend::connect::{Report, Reports};
 use crate::health::passive::Ejection;
 use crate::health::{Change, Failure, Health, HealthMachine};
 use crate::l4::sessions::Why;
-use crate::plan::{Backend, Check, CheckKind, Endpoint, OnDown, Service};
+use crate::plan::{Backend, BackendTls, Check, CheckKind, Endpoint, OnDown, Service};
 use crate::service::ServiceState;
 use crate::snapshot::{Pool, Snapshot};
 use crate::tls::Material;
@@ -386,16 +386,33 @@ impl State {
 fn secured(tls: &Material, service: &Service, spec: &Backend) -> Option<Secured> {
     Some(Secured {
         connector: Arc::clone(tls.client.as_ref()?),
-        host: host_of(spec),
+        host: name_of(spec, service.backend_tls.as_ref()),
         client_ip: spec.client_ip.unwrap_or(service.client_ip),
     })
 }
 
-/// The name a backend was configured by.
-fn host_of(spec: &Backend) -> Option<Arc<str>> {
+/// The name that a backend's certificate has to be for, unless there is one for all of them: the one that is configured.
+///
+/// A service record is only as good as the name server that gives it (RFC 6125, section 1.8): whoever lies there could
+/// name a machine of his own, with a certificate that any authority gave him. So a target's name counts if it is below
+/// the domain that is configured, or if it takes an authority of ours to certify it; else the domain itself has to be.
+fn name_of(spec: &Backend, tls: Option<&BackendTls>) -> Option<Arc<str>> {
     match &spec.endpoint {
         Endpoint::Name(host, _) => Some(Arc::from(&**host)),
-        Endpoint::Address(_) | Endpoint::Srv(_) => None,
+        Endpoint::Address(_) => None,
+        Endpoint::Srv(record) => {
+            let labels = record.trim_end_matches('.').split('.');
+            let domain: Vec<&str> = labels.skip_while(|label| label.starts_with('_')).collect();
+            let domain = domain.join(".").to_ascii_lowercase();
+            let is_ours = tls.is_some_and(|tls| tls.ca.is_some() || tls.insecure);
+            let is_below = |host: &str| {
+                host.strip_suffix(&*domain)
+                    .is_some_and(|it| it.is_empty() || it.ends_with('.'))
+            };
+            let target = spec.host.clone();
+            let target = target.filter(|host| is_ours || (!domain.is_empty() && is_below(host)));
+            target.or_else(|| (!domain.is_empty()).then(|| domain.into()))
+        }
     }
 }
 

@@ -178,8 +178,17 @@ impl Made {
                     if found.missing != Missing::Nothing {
                         missing = Missing::Some;
                     }
+                    let host: Arc<str> = record
+                        .target
+                        .to_utf8()
+                        .trim_end_matches('.')
+                        .to_ascii_lowercase()
+                        .into();
                     let of_record = found.targets(record.port, record.priority > best, Some(record.weight));
-                    targets.extend(of_record);
+                    targets.extend(of_record.into_iter().map(|target| Target {
+                        host: Some(Arc::clone(&host)),
+                        ..target
+                    }));
                 }
                 Err(error) => {
                     if !error.is_denial() {
@@ -290,6 +299,7 @@ impl Found {
                 address: SocketAddr::new(*ip, port),
                 backup,
                 weight,
+                host: None,
             })
             .collect();
         targets.sort_unstable();

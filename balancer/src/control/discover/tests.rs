@@ -126,7 +126,7 @@ fn a_family_that_could_not_be_asked_for_keeps_its_addresses() {
     let mut bench = Bench::new();
     bench.wait();
     let mut both = good(&[1], 1).expect("good");
-    both.targets.push(v6);
+    both.targets.push(v6.clone());
     bench.answered(Ok(both));
     bench.wait();
     let mut half = good(&[2], 1).expect("good");

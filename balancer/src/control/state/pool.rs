@@ -154,7 +154,8 @@ impl Entry {
     fn candidate(&self, member: &Member, weight: u32) -> Candidate {
         let limit = member.spec.maxconn.unwrap_or(u32::MAX);
         let client_ip = member.spec.client_ip.unwrap_or(self.service.client_ip);
-        let host = self.tls.client.as_ref().and_then(|_| super::host_of(&member.spec));
+        let named = || super::name_of(&member.spec, self.service.backend_tls.as_ref());
+        let host = self.tls.client.as_ref().and_then(|_| named());
         Candidate::new(Arc::clone(&member.state), weight.max(1), limit, client_ip).called(host)
     }
 }

@@ -628,3 +628,30 @@ fn whatever_happens_the_invariants_hold_and_all_heals() {
         }
     }
 }
+
+#[test]
+fn a_certificate_is_for_the_name_that_was_written_and_for_a_service_records_only_as_far_as_it_can_be_believed() {
+    let named = |record: &str, target: Option<&str>, options: &[(&str, &str)]| {
+        let mut spec = Backend::new(record.parse().expect("valid"));
+        spec.host = target.map(Arc::from);
+        let name = name_of(&spec, service(options).backend_tls.as_ref());
+        name.map(|it| it.to_string())
+    };
+    let (public, ours) = (
+        &[("backend-tls", "true")][..],
+        &[("backend-tls", "true"), ("backend-ca", "ca.pem")][..],
+    );
+
+    assert_eq!(named("10.0.0.1:80", None, ours), None);
+    assert_eq!(named("node.example:80", None, public).as_deref(), Some("node.example"));
+    for (target, by_public, by_ours) in [
+        ("node1.example.org", "node1.example.org", "node1.example.org"),
+        ("example.org", "example.org", "example.org"),
+        ("evil.test", "example.org", "evil.test"),
+        ("badexample.org", "example.org", "badexample.org"),
+    ] {
+        let record = "srv:_openhim._tcp.Example.org";
+        assert_eq!(named(record, Some(target), public).as_deref(), Some(by_public));
+        assert_eq!(named(record, Some(target), ours).as_deref(), Some(by_ours));
+    }
+}
