@@ -1,11 +1,13 @@
-//! What our proxy costs, beside HAProxy and nginx, at layer 4 and for HTTP: `cargo bench --bench balancer`.
+//! What our proxy costs, beside HAProxy and nginx, at layer 4, for HTTP and for TLS: `cargo bench --bench balancer`.
 //!
 //! Each proxy runs one thread, pinned to one processor; load and backend are this process, pinned to another. Measured
 //! is the proxy's processor time for each unit of work, not the wall clock: other load on the machine then matters
 //! little. All proxies take turns within each round; shown is the median of the rounds.
 //!
 //! Options after `--`: `--binary PATH` (of `openhim-core`), `--rounds N`, `--only NAME` (of a proxy, repeatable), `--work
-//! NAME` (a column's first word, repeatable), `--mode tcp|http` (one of the two alone).
+//! NAME` (a column's first word, repeatable), `--mode tcp|http|tls` (one of them alone).
+//!
+//! In mode tls every new connection is a full handshake (TLS 1.3, X25519, ECDSA P-256), and bytes are AES-256-GCM.
 
 mod load;
 mod proxies;
@@ -16,7 +18,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use load::{Load, Mode};
+use load::{Identity, Load, Mode};
 use proxies::{Kind, Proxy};
 
 const ROUNDS: usize = 5;
@@ -93,7 +95,7 @@ fn options() -> Result<Options> {
         rounds: ROUNDS,
         only: Vec::new(),
         work: Vec::new(),
-        modes: vec![Mode::Tcp, Mode::Http],
+        modes: vec![Mode::Tcp, Mode::Http, Mode::Tls],
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -107,6 +109,7 @@ fn options() -> Result<Options> {
                 options.modes = match value()?.as_str() {
                     "tcp" => vec![Mode::Tcp],
                     "http" => vec![Mode::Http],
+                    "tls" => vec![Mode::Tls],
                     other => bail!("mode {other} is not measured"),
                 }
             }
@@ -120,7 +123,8 @@ fn options() -> Result<Options> {
 
 async fn measure(options: &Options, mode: Mode) -> Result<()> {
     let mut out = std::io::stdout();
-    let load = Load(mode);
+    let identity = Identity::new()?;
+    let load = Load::new(mode, &identity)?;
     writeln!(
         out,
         "mode {mode:?}, the log and metrics {}",
@@ -131,7 +135,7 @@ async fn measure(options: &Options, mode: Mode) -> Result<()> {
         if !options.only.is_empty() && !options.only.iter().any(|only| kind.name().contains(only.as_str())) {
             continue;
         }
-        let Some(proxy) = Proxy::start(kind, mode, &options.binary, load.backend().await?, PROXY_CPU).await? else {
+        let Some(proxy) = Proxy::start(kind, mode, &identity, &options.binary, &load, PROXY_CPU).await? else {
             writeln!(out, "{}: not installed, left out", kind.name())?;
             continue;
         };
@@ -170,12 +174,23 @@ async fn measure(options: &Options, mode: Mode) -> Result<()> {
     }
     for row in &mut rows {
         // A fresh process: what the work before left behind is not the idle connections'.
-        let backend = load.backend().await?;
-        if let Some(proxy) = Proxy::start(row.kind, mode, &options.binary, backend, PROXY_CPU).await? {
+        if let Some(proxy) = Proxy::start(row.kind, mode, &identity, &options.binary, &load, PROXY_CPU).await? {
             row.per_idle = idle_cost(&load, &proxy).await?;
         }
     }
-    show(&rows, &mut out)
+    show(&rows, &mut out)?;
+    if mode == Mode::Tls {
+        for row in &rows {
+            let each = median(&row.costs[0]);
+            writeln!(
+                out,
+                "{}: {:.0} full handshakes per CPU second",
+                row.kind.name(),
+                1e9 / each
+            )?;
+        }
+    }
+    Ok(())
 }
 
 /// Private memory of the proxy for each connection that has carried a request and is idle.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use tempfile::TempDir;
 
-use crate::load::{Load, Mode};
+use crate::load::{Identity, Load, Mode};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
@@ -41,16 +41,24 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// Starts a proxy in front of `backend`; `None`: it is not installed.
+    /// Starts a proxy in front of a backend; `None`: it is not installed.
     pub(crate) async fn start(
         kind: Kind,
         mode: Mode,
+        identity: &Identity,
         ours: &str,
-        backend: SocketAddr,
+        load: &Load,
         cpu: usize,
     ) -> Result<Option<Self>> {
         let folder = tempfile::tempdir()?;
         let address = free_address()?;
+        let backend = load.backend().await?;
+        fs::write(folder.path().join("crt"), &identity.certificate)?;
+        fs::write(folder.path().join("key"), &identity.key)?;
+        fs::write(
+            folder.path().join("pair"),
+            format!("{}{}", identity.certificate, identity.key),
+        )?;
         let Some(command) = command(kind, mode, ours, address, backend, folder.path())? else {
             return Ok(None);
         };
@@ -63,7 +71,7 @@ impl Proxy {
             .stderr(fs::File::create(folder.path().join("stderr"))?)
             .spawn()
             .context("taskset (util-linux) is needed to pin the proxies")?;
-        if let Err(error) = until_it_answers(mode, address, &mut child).await {
+        if let Err(error) = until_it_answers(load, address, &mut child).await {
             let said = fs::read_to_string(folder.path().join("stderr")).unwrap_or_default();
             let _ = child.kill();
             return Err(error.context(format!("{}: {said}", kind.name())));
@@ -128,6 +136,17 @@ fn command(
             command.extend(match mode {
                 Mode::Tcp => words(&["--metrics", "off", "--log", "off"]),
                 Mode::Http => words(&["--mode", "http", "--metrics", "127.0.0.1:0", "--log", "json"]),
+                Mode::Tls => {
+                    let file = |name: &str| folder.join(name).display().to_string();
+                    let mut words = words(&["--metrics", "off", "--log", "off"]);
+                    words.extend([
+                        "--tls-cert".to_owned(),
+                        file("crt"),
+                        "--tls-key".to_owned(),
+                        file("key"),
+                    ]);
+                    words
+                }
             });
             Some(command)
         }
@@ -144,7 +163,7 @@ fn command(
             let program = find("haproxy");
             program.map(|program| words(&[&program, "-db", "-f", &config]))
         }
-        Kind::HaproxySplice if mode == Mode::Http => None,
+        Kind::HaproxySplice if mode != Mode::Tcp => None,
         Kind::Nginx if mode == Mode::Http => {
             let folder = folder.display();
             let config = write(
@@ -167,11 +186,15 @@ fn command(
                 Kind::HaproxySplice => "  option splice-request\n  option splice-response\n",
                 _ => "",
             };
+            let tls = match mode {
+                Mode::Tls => format!(" ssl crt {}/pair", folder.display()),
+                _ => String::new(),
+            };
             let config = write(
                 "haproxy.cfg",
                 format!(
                     "global\n  nbthread 1\n  maxconn 4000\ndefaults\n  mode tcp\n{splice}  timeout connect 5s\n  \
-                     timeout client 300s\n  timeout server 300s\nlisten bench\n  bind {address}\n  server one \
+                     timeout client 300s\n  timeout server 300s\nlisten bench\n  bind {address}{tls}\n  server one \
                      {backend}\n"
                 ),
             )?;
@@ -184,12 +207,20 @@ fn command(
                 return Ok(None);
             }
             let folder = folder.display();
+            let (tls, files) = match mode {
+                Mode::Tls => (
+                    " ssl",
+                    format!("ssl_certificate {folder}/crt; ssl_certificate_key {folder}/key; ssl_protocols TLSv1.3;"),
+                ),
+                _ => ("", String::new()),
+            };
             let config = write(
                 "nginx.conf",
                 format!(
                     "load_module {module};\ndaemon off;\nworker_processes 1;\nworker_rlimit_nofile 16000;\npid \
                      {folder}/pid;\nerror_log stderr crit;\nevents {{ worker_connections 8192; }}\nstream {{\n  \
-                     server {{ listen {address} backlog=4096; proxy_pass {backend}; proxy_timeout 300s; }}\n}}\n"
+                     server {{ listen {address}{tls} backlog=4096; {files} proxy_pass {backend}; proxy_timeout 300s; \
+                     }}\n}}\n"
                 ),
             )?;
             find("nginx").map(|program| words(&[&program, "-e", "stderr", "-c", &config]))
@@ -206,13 +237,13 @@ fn find(program: &str) -> Option<String> {
 }
 
 /// Waits until a connection through the proxy carries something.
-async fn until_it_answers(mode: Mode, address: SocketAddr, child: &mut Child) -> Result<()> {
+async fn until_it_answers(load: &Load, address: SocketAddr, child: &mut Child) -> Result<()> {
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(30) {
         if let Some(status) = child.try_wait()? {
             bail!("ended at once: {status}");
         }
-        if Load(mode).requests(address, 1, 1, 100).await.is_ok() {
+        if load.requests(address, 1, 1, 100).await.is_ok() {
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
