@@ -27,7 +27,7 @@ use crate::plan::{AllDown, ClientIp, Service};
 use crate::proxy_protocol::tlv::Extensions;
 use crate::proxy_protocol::{Claim, v1, v2};
 use crate::relay::{self, Opening, Outcome, Peer, Side, Terms, relay};
-use crate::service::{ServiceState, is_admitted, is_in};
+use crate::service::{Place, ServiceState, is_admitted, is_in};
 use crate::snapshot::Snapshot;
 use crate::socket::{FirstBytes, Source, reset_on_close};
 use crate::tls::{End, Facts};
@@ -77,6 +77,8 @@ struct Met {
     terms: Terms,
     open: Open,
     steps: Steps,
+    /// What it takes up of its group.
+    place: Option<Place>,
 }
 
 /// Both ends of a flow. Where neither is encrypted the kernel may carry it.
@@ -113,6 +115,7 @@ pub fn serve<P: Send>(
             terms,
             open,
             steps,
+            place,
         }) = meeting.await
         else {
             return;
@@ -123,7 +126,7 @@ pub fn serve<P: Send>(
             Ends::Secure(client, backend) => Box::pin(relay(client, backend, terms, meter, ended)).await,
         };
         door.close(&open, steps, &outcome);
-        drop(permit);
+        drop((permit, place));
     }
 }
 
@@ -159,13 +162,26 @@ async fn meet(door: Arc<Door>, mut client: TcpStream, peer: SocketAddr) -> Optio
         door: group,
     } = secured;
     // From here on it is the group's, if it goes to one.
-    let (door, snapshot) = match group {
+    let (door, snapshot, place) = match group {
         Some(group) => {
             group.service.counters.accepted.add(1);
+            let begun = Instant::now();
+            let Some(place) = group.service.enter().await else {
+                record.steps.queue = begun.elapsed();
+                let end = Ending {
+                    by: By::Balancer,
+                    word: "queue-timeout",
+                    code: "sQ",
+                };
+                turn_away(client, policy.all_down).await;
+                group.log(&record, (0, 0), end);
+                return None;
+            };
+            record.steps.queue = begun.elapsed();
             let snapshot = group.service.live.load();
-            (group, snapshot)
+            (group, snapshot, Some(place))
         }
-        None => (door, snapshot),
+        None => (door, snapshot, None),
     };
     let policy = &snapshot.service;
     let told = Told {
@@ -199,6 +215,7 @@ async fn meet(door: Arc<Door>, mut client: TcpStream, peer: SocketAddr) -> Optio
         terms,
         open,
         steps: record.steps,
+        place,
     })
 }
 
@@ -476,7 +493,8 @@ async fn turn_away(mut client: End, how: AllDown) {
     }
 }
 
-fn describe(outcome: &Outcome, ended: Option<Why>) -> Ending {
+/// What an outcome is in the log.
+pub(crate) fn describe(outcome: &Outcome, ended: Option<Why>) -> Ending {
     let (by, word, code) = match outcome.end {
         relay::End::Closed(Side::Client) => (By::Client, "closed", "--"),
         relay::End::Closed(Side::Backend) => (By::Backend, "closed", "--"),

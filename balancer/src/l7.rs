@@ -16,13 +16,14 @@ pub mod framing;
 mod headers;
 mod http2;
 mod pool;
+mod presence;
 mod record;
 mod request;
 mod retry;
 mod route;
 pub mod transport;
+mod tunnel;
 
-use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -35,17 +36,18 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use crate::l4::choose::Chooser;
 use crate::l4::identity::Identity;
 use crate::l4::secure::accept;
-use crate::l4::sessions::{Open, Sessions};
+use crate::l4::sessions::Sessions;
 use crate::log::Journal;
 use crate::plan::Http;
-use crate::relay::{Opening, Outcome, Peer, Terms, relay};
+use crate::relay::Peer;
 use crate::service::{ServiceState, is_in};
 use crate::socket::reset_on_close;
 
 use alarm::Alarm;
 use framing::{Field, Limits, Scan, Violation};
 use pool::Pool;
-use transport::{BackendStream, ClientInfo, Protocol, Rewound, Wire};
+use transport::{ClientInfo, Protocol, Rewound, Wire};
+use tunnel::Tunnel;
 
 /// What a client of HTTP/2 begins with when it knows that it may.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -220,7 +222,7 @@ pub async fn converse<C: Peer + Send + 'static>(door: Arc<Door>, stream: C, info
                 }
                 return;
             }
-            After::Tunnel(tunnel) => return Box::pin(tunnel.run(conversation.wire)).await,
+            After::Tunnel(tunnel) => return Box::pin(tunnel.run(conversation)).await,
         }
     }
 }
@@ -349,43 +351,6 @@ impl<C: Peer + Send> Conversation<C> {
         };
         ready!(self.alarm.poll(cx, begun + rules.header_timeout));
         Poll::Ready(Next::Slow)
-    }
-}
-
-/// Two connections that speak another protocol than HTTP from here on.
-struct Tunnel {
-    backend: Wire<BackendStream>,
-    open: Open,
-    idle: Duration,
-    half_close: Duration,
-}
-
-impl Tunnel {
-    /// Carries its bytes to the end. What the backend has said already goes first.
-    async fn run<C: Peer>(self: Box<Self>, mut client: Wire<C>) {
-        let Self {
-            mut backend,
-            open,
-            idle,
-            half_close,
-        } = *self;
-        let said = backend.input.held().to_vec();
-        client.output.bytes.extend_from_slice(&said);
-        let flushed: io::Result<()> = std::future::poll_fn(|cx| client.poll_flush(cx)).await;
-        if flushed.is_err() {
-            return;
-        }
-        backend.input.consume(said.len());
-        let terms = Terms {
-            idle,
-            half_close,
-            opening: Opening {
-                bytes: client.input.held().to_vec(),
-                header_len: 0,
-            },
-        };
-        let outcome: Outcome = relay(client.stream, backend.stream, terms, open.meter(), open.ended()).await;
-        tracing::debug!(?outcome, "A tunnel has ended");
     }
 }
 

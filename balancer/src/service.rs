@@ -164,6 +164,21 @@ impl ServiceState {
         })
     }
 
+    /// A place among the connections or requests that a group may have at once, as soon as there is one; `None` if that
+    /// takes longer than anybody waits in line. That is counted.
+    pub async fn enter(&self) -> Option<Place> {
+        if let Some(place) = self.gate.try_enter() {
+            return Some(place);
+        }
+        let patience = self.live.load().service.timeouts.queue;
+        self.counters.queued.add(1);
+        let entered = tokio::time::timeout(patience, self.gate.enter(|| ())).await;
+        if entered.is_err() {
+            self.counters.queue_overflow.add(1);
+        }
+        entered.ok()
+    }
+
     /// Its group of this name.
     #[must_use]
     pub fn group(&self, name: &str) -> Option<Arc<Self>> {

@@ -23,6 +23,8 @@ pub struct Requests {
     pub client_gone: Counter,
     /// Answered with 429.
     pub limited: Counter,
+    /// Answered with 101: another protocol was spoken from there on.
+    pub tunnels: Counter,
 }
 
 /// The counts at one moment.
@@ -40,6 +42,8 @@ pub struct RequestCounts {
     pub client_gone: u64,
     /// Answered with 429.
     pub limited: u64,
+    /// Answered with 101: another protocol was spoken from there on.
+    pub tunnels: u64,
 }
 
 impl Requests {
@@ -62,6 +66,7 @@ impl Requests {
             retried: self.retried.get(),
             client_gone: self.client_gone.get(),
             limited: self.limited.get(),
+            tunnels: self.tunnels.get(),
         }
     }
 }

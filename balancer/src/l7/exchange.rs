@@ -5,13 +5,12 @@
 //! followed byte by byte; nothing beyond the end of a message is passed on.
 
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
-
-use nix::sys::socket::{getsockopt, sockopt};
+use std::time::Instant;
 
 use super::alarm::Alarm;
 use super::framing::{Body, Field, Length, Response, Scan, Violation};
 use super::headers::{Downward, has_visible_end, write_response};
+use super::presence::Presence;
 use super::transport::{BackendStream, Wire, poll_take};
 use crate::l4::sessions::{Open, SessionMeter};
 use crate::relay::{Meter, Peer};
@@ -24,16 +23,8 @@ pub(super) use rules::{Fault, Terms, Told, Upload, Wanted};
 
 /// Bytes that are gathered so that they go out together.
 const GATHER: usize = 32 * 1024;
-/// Bytes of later requests that are read while an answer is awaited.
-const READ_AHEAD: usize = 16 * 1024;
 /// A client sends its body at least this fast per `body_timeout`.
 const BODY_STEP: u64 = 1024;
-/// A client whose side has ended is asked this long after whether it is still there, ...
-const ASK_AFTER: Duration = Duration::from_millis(600);
-/// ... and its kernel's word is looked for this often.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// What it is asked by: it means nothing to who waits for an answer, and is refused by the kernel of who is gone.
-const ASK: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 #[derive(Debug)]
 enum Stage {
@@ -70,6 +61,7 @@ pub(super) struct Exchange<'e, C> {
     backend: &'e mut Wire<BackendStream>,
     upload: &'e mut Upload,
     alarm: &'e mut Alarm,
+    presence: &'e mut Presence,
     terms: &'e Terms,
     wanted: Wanted,
     open: &'e Open,
@@ -94,9 +86,6 @@ struct Watchers {
     moved: (u64, Instant),
     /// Bytes of the body when the client last gave enough, and when that was.
     fed: (u64, Instant),
-    /// When the client's side ended.
-    left: Option<Instant>,
-    was_asked: bool,
 }
 
 impl<'e, C: Peer> Exchange<'e, C> {
@@ -107,6 +96,7 @@ impl<'e, C: Peer> Exchange<'e, C> {
         backend: &'e mut Wire<BackendStream>,
         upload: &'e mut Upload,
         alarm: &'e mut Alarm,
+        presence: &'e mut Presence,
         terms: &'e Terms,
         wanted: Wanted,
         open: &'e Open,
@@ -120,6 +110,7 @@ impl<'e, C: Peer> Exchange<'e, C> {
             backend,
             upload,
             alarm,
+            presence,
             terms,
             wanted,
             meter: open.meter(),
@@ -132,8 +123,6 @@ impl<'e, C: Peer> Exchange<'e, C> {
             clock: Watchers {
                 moved: (0, now),
                 fed: (bytes, now),
-                left: None,
-                was_asked: false,
             },
             fields,
             metered,
@@ -154,7 +143,7 @@ impl<'e, C: Peer> Exchange<'e, C> {
             return Poll::Ready(result.map(|()| self.finished()));
         }
         if up.is_ready() {
-            self.poll_watch(cx)?;
+            self.presence.listen(cx, self.client).map_err(|_| Fault::ClientGone)?;
         }
         self.poll_time(cx).map(Err)
     }
@@ -356,24 +345,6 @@ impl<'e, C: Peer> Exchange<'e, C> {
         }
     }
 
-    /// Listens to a client that waits for its answer: it may be gone, and it may ask for more already.
-    fn poll_watch(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {
-        while !self.client.input.ended && self.client.input.held().len() < READ_AHEAD {
-            match self.client.poll_fill(cx) {
-                Poll::Ready(Ok(0)) if !self.wanted.can_half_close => return Err(Fault::ClientGone),
-                Poll::Ready(Ok(0)) => self.clock.left = Some(Instant::now()),
-                Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(_)) => return Err(Fault::ClientGone),
-                Poll::Pending => break,
-            }
-        }
-        let is_gone = |socket| getsockopt(socket, sockopt::SocketError).is_ok_and(|error| error != 0);
-        if self.clock.left.is_some() && self.client.stream.socket().is_some_and(is_gone) {
-            return Err(Fault::ClientGone);
-        }
-        Ok(())
-    }
-
     /// Ready when something takes too long.
     fn poll_time(&mut self, cx: &mut Context<'_>) -> Poll<Fault> {
         loop {
@@ -383,17 +354,9 @@ impl<'e, C: Peer> Exchange<'e, C> {
             ready!(self.alarm.poll(cx, deadline));
             match meaning {
                 Meaning::Is(fault) => return Poll::Ready(fault),
-                Meaning::Ask => {
-                    self.clock.was_asked = true;
-                    self.clock.left = Some(Instant::now());
-                    self.client.output.bytes.extend_from_slice(ASK);
-                    if let Poll::Ready(Err(_)) = self.client.poll_flush(cx) {
-                        return Poll::Ready(Fault::ClientGone);
-                    }
-                }
-                Meaning::Look => {
-                    self.clock.left = Some(Instant::now());
-                    if self.poll_watch(cx).is_err() {
+                Meaning::Pursue => {
+                    let may_be_asked = self.may_be_asked();
+                    if self.presence.pursue(cx, self.client, may_be_asked).is_err() {
                         return Poll::Ready(Fault::ClientGone);
                     }
                 }
@@ -417,22 +380,21 @@ impl<'e, C: Peer> Exchange<'e, C> {
             _ => Fault::CutShort,
         };
         let slow = |since: Instant| (since + body, Meaning::Is(Fault::ClientSlow));
-        let ask = self.clock.left.filter(|_| self.wanted.is_1_1).map(|left| {
-            let is_silent = matches!(self.stage, Stage::Head(_)) && self.client.output.is_empty();
-            match self.clock.was_asked || !is_silent {
-                true => (left + LOOK_EVERY, Meaning::Look),
-                false => (left + ASK_AFTER, Meaning::Ask),
-            }
-        });
+        let pursuit = self.presence.due(self.may_be_asked());
         [
             waits_for_body.then(|| slow(self.clock.fed.1)),
             (!self.client.output.is_empty()).then(|| slow(moved)),
             (waits_for_backend && !response.is_zero()).then(|| (moved + response, Meaning::Is(silence))),
-            ask,
+            pursuit.map(|at| (at, Meaning::Pursue)),
         ]
         .into_iter()
         .flatten()
         .min_by_key(|(deadline, _)| *deadline)
+    }
+
+    /// True while the client has heard nothing of an answer.
+    fn may_be_asked(&self) -> bool {
+        matches!(self.stage, Stage::Head(_)) && self.client.output.is_empty()
     }
 
     /// Keeps the books of what moved.
@@ -486,7 +448,5 @@ fn put_chunk(out: &mut Vec<u8>, bytes: &[u8]) {
 enum Meaning {
     Is(Fault),
     /// Find out whether the client is still there.
-    Ask,
-    /// See what came of it.
-    Look,
+    Pursue,
 }

@@ -8,10 +8,9 @@ use std::time::{Duration, Instant};
 use super::exchange::Told;
 use super::framing::{Known, Request};
 use super::headers::request_id;
-use super::transport::Protocol;
-use super::{Conversation, Lane};
+use super::transport::{ClientInfo, Protocol};
+use super::{Conversation, Door, Lane};
 use crate::log::{End, RequestLine};
-use crate::relay::Peer;
 
 /// Ids for requests that bring none: nobody else's, and one after the other on a connection.
 #[derive(Debug, Default)]
@@ -67,26 +66,54 @@ impl Record {
     }
 }
 
-impl<C: Peer + Send> Conversation<C> {
+/// Whose request it is that is told of.
+pub(super) struct Asker<'a> {
+    pub(super) door: &'a Door,
+    pub(super) info: &'a ClientInfo,
+    pub(super) head: &'a [u8],
+    /// The id it got if it brought none.
+    pub(super) made_id: &'a str,
+}
+
+impl<C> Conversation<C> {
     /// Counts a request, and writes its line. The head stands in the conversation.
     pub(super) fn log(&self, record: &Record, request: &Request, end: End) {
         let took = record.begun.elapsed();
+        self.count(record, took, end);
+        let asker = Asker {
+            door: &self.door,
+            info: &self.info,
+            head: &self.head,
+            made_id: &self.ids.text,
+        };
+        asker.write(record, request, took, end);
+    }
+
+    /// Counts a request that took so long until it was answered.
+    pub(super) fn count(&self, record: &Record, took: Duration, end: End) {
         let service = &self.door.own.service;
         let group = &record.lane.service;
-        service.counters.requests.add(record.told.status, took);
-        if !Arc::ptr_eq(service, group) {
-            group.counters.requests.add(record.told.status, took);
+        let of_group = (!Arc::ptr_eq(service, group)).then_some(group);
+        for it in std::iter::once(service).chain(of_group) {
+            it.counters.requests.add(record.told.status, took);
+            it.counters.requests.tunnels.add(u64::from(record.told.status == 101));
         }
         if end.word == "client-gone" {
             service.counters.requests.client_gone.add(1);
         }
+    }
+}
+
+impl Asker<'_> {
+    /// Writes the line of a request that took so long until all of its answer was sent.
+    pub(super) fn write(&self, record: &Record, request: &Request, took: Duration, end: End) {
         let Some(journal) = &self.door.journal else { return };
-        let head = &self.head;
+        let head = self.head;
         let text = |known: Known| request.field(known).map(|it| it.text(head)).unwrap_or_default();
         let path = request.path.text(head);
         journal.write_request(&RequestLine {
-            service: &service.name,
-            group: &group.name,
+            service: &self.door.own.service.name,
+            group: &record.lane.service.name,
             client: record.client,
             method: request.method.text(head),
             host: request.host.text(head),
@@ -106,7 +133,7 @@ impl<C: Peer + Send> Conversation<C> {
             bytes_in: record.bytes_in,
             bytes_out: record.told.bytes,
             retries: record.retries,
-            request_id: request_id(request, head).unwrap_or(&self.ids.text),
+            request_id: request_id(request, head).unwrap_or(self.made_id),
             trace_id: trace_id(text(Known::Traceparent)),
             user_agent: text(Known::UserAgent),
             referer: text(Known::Referer),

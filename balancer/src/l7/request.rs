@@ -9,10 +9,12 @@ use super::exchange::{Exchange, Fault, Finished, Told, Upload, Wanted};
 use super::forwarded::Origin;
 use super::framing::{Body, Known, Limits, Request};
 use super::headers::{Upward, request_id, write_request};
+use super::presence::{Gone, Presence};
 use super::record::Record;
 use super::retry::{is_idempotent, may_send_again};
 use super::transport::{BackendStream, ClientInfo, Protocol, Wire};
-use super::{After, Conversation, Door, Lane, Tunnel, cookie, exchange, lock, route};
+use super::tunnel::{Granted, Tunnel};
+use super::{After, Conversation, Door, Lane, cookie, exchange, lock, route};
 use crate::backend::connect::connect;
 use crate::l4::choose::{Chosen, Refusal, next_backend};
 use crate::l4::secure::begin;
@@ -22,25 +24,29 @@ use crate::log::{By, End};
 use crate::plan::{ClientIp, Service};
 use crate::relay::Peer;
 use crate::schedule::member_key;
-use crate::service::is_admitted;
+use crate::service::{Place, is_admitted};
 use crate::snapshot::Snapshot;
 use crate::socket::FirstBytes;
 
 /// How a request came out.
 enum Outcome {
     /// The backend has answered.
-    Answered(Finished, Option<Box<Tunnel>>),
+    Answered(Finished),
+    /// Another protocol is spoken from here on.
+    Upgraded(Box<Granted>),
     /// The balancer answers itself.
     Refused(Answer, End),
     /// There is nobody to answer, or the answer broke off.
     Broken(End),
 }
 
-const fn end(by: By, word: &'static str, code: &'static str) -> End {
+pub(super) const fn end(by: By, word: &'static str, code: &'static str) -> End {
     End { by, word, code }
 }
 
 const ANSWERED: End = end(By::Backend, "answered", "--");
+const LEFT_QUEUE: Outcome = Outcome::Broken(end(By::Client, "client-gone", "CQ"));
+const LEFT_CONNECT: Outcome = Outcome::Broken(end(By::Client, "client-gone", "CC"));
 
 impl<C: Peer + Send> Conversation<C> {
     /// Serves the request whose head of this length stands at the start of what was read.
@@ -68,6 +74,17 @@ impl<C: Peer + Send> Conversation<C> {
             .dispatch(snapshot, &request, origin, &limits, &mut upload, &mut record)
             .await;
         record.bytes_in = upload.bytes;
+        let outcome = match outcome {
+            Outcome::Upgraded(granted) => {
+                self.count(&record, record.begun.elapsed(), ANSWERED);
+                return After::Tunnel(Box::new(Tunnel {
+                    granted: *granted,
+                    request,
+                    record,
+                }));
+            }
+            outcome => outcome,
+        };
         let (after, end) = self
             .conclude(outcome, &request, &upload.body, &mut record, rules.body_timeout)
             .await;
@@ -104,9 +121,14 @@ impl<C: Peer + Send> Conversation<C> {
             }
         }
         let lane = Arc::clone(&record.lane);
+        let mut presence = Presence::new(self.info.protocol == Protocol::Http1, request.is_1_1);
+        let group_place = match self.enter(front, &lane, &mut presence).await {
+            Ok(place) => place,
+            Err(refused) => return refused,
+        };
         let mut tried = Vec::new();
         let mut is_first = true;
-        let outcome = loop {
+        loop {
             let backends = lane.service.live.load();
             let wish = front
                 .http
@@ -114,15 +136,18 @@ impl<C: Peer + Send> Conversation<C> {
                 .as_ref()
                 .and_then(|name| cookie::read(request, &self.head, name));
             let begun = Instant::now();
-            let chosen = match choose(&lane, &backends, origin.client.ip(), wish, &tried).await {
-                Ok(chosen) => chosen,
-                Err(refusal) => break no_backend(refusal),
-            };
+            let choosing = choose(&lane, &backends, origin.client.ip(), wish, &tried);
+            let chosen = presence.during(&mut self.wire, &mut self.alarm, choosing).await;
             record.queue += begun.elapsed();
+            let chosen = match chosen {
+                Ok(Ok(chosen)) => chosen,
+                Ok(Err(refusal)) => break no_backend(refusal),
+                Err(Gone) => break LEFT_QUEUE,
+            };
             let state = Arc::clone(chosen.pick.state());
             record.backend = Some(state.address);
             // After one vain attempt no connection is trusted that may have met the same fate.
-            let link = match link(
+            let linking = link(
                 &lane,
                 &backends,
                 &self.info,
@@ -130,9 +155,12 @@ impl<C: Peer + Send> Conversation<C> {
                 is_first,
                 upload.is_repeatable,
                 record,
-            )
-            .await
-            {
+            );
+            let link = match presence.during(&mut self.wire, &mut self.alarm, linking).await {
+                Err(Gone) => break LEFT_CONNECT,
+                Ok(link) => link,
+            };
+            let link = match link {
                 Ok(link) => link,
                 Err(()) if tried.len() >= backends.service.retries => break no_backend(Refusal::Nobody),
                 Err(()) => {
@@ -156,6 +184,7 @@ impl<C: Peer + Send> Conversation<C> {
                     link.stream,
                     set_cookie,
                     upload,
+                    &mut presence,
                     record,
                 )
                 .await;
@@ -163,19 +192,19 @@ impl<C: Peer + Send> Conversation<C> {
             match result {
                 Ok(finished) if finished.is_tunnel => {
                     let timeouts = backends.service.timeouts;
-                    let tunnel = Tunnel {
+                    break Outcome::Upgraded(Box::new(Granted {
                         backend,
                         open,
                         idle: timeouts.idle,
                         half_close: timeouts.half_close,
-                    };
-                    break Outcome::Answered(finished, Some(Box::new(tunnel)));
+                        places: (place, group_place),
+                    }));
                 }
                 Ok(finished) => {
                     if finished.is_reusable && link.may_be_shared {
                         lock(&lane.pool).put(&backends.service, state.address, backend.stream);
                     }
-                    break Outcome::Answered(finished, None);
+                    break Outcome::Answered(finished);
                 }
                 Err(fault) => {
                     let is_backends = !matches!(fault, Fault::ClientGone | Fault::ClientSlow | Fault::BadBody(_));
@@ -199,9 +228,20 @@ impl<C: Peer + Send> Conversation<C> {
                     lane.service.counters.requests.retried.add(1);
                 }
             }
-        };
-        drop(place);
-        outcome
+        }
+    }
+
+    /// Takes up one of the places of a group, as soon as there is one.
+    async fn enter(&mut self, front: &Service, lane: &Lane, presence: &mut Presence) -> Result<Option<Place>, Outcome> {
+        if lane.service.name == front.name {
+            return Ok(None);
+        }
+        let entering = lane.service.enter();
+        match presence.during(&mut self.wire, &mut self.alarm, entering).await {
+            Ok(Some(place)) => Ok(Some(place)),
+            Ok(None) => Err(no_backend(Refusal::QueueTimeout)),
+            Err(Gone) => Err(LEFT_QUEUE),
+        }
     }
 
     /// Sends the request over one connection and brings back the answer.
@@ -217,6 +257,7 @@ impl<C: Peer + Send> Conversation<C> {
         stream: BackendStream,
         cookie: Option<String>,
         upload: &mut Upload,
+        presence: &mut Presence,
         record: &mut Record,
     ) -> (Result<Finished, Fault>, Wire<BackendStream>, Open) {
         let state = Arc::clone(chosen.pick.state());
@@ -246,7 +287,6 @@ impl<C: Peer + Send> Conversation<C> {
             keeps: keeps(request) && !self.door.closed.is_cancelled(),
             expects_continue: request.expects_continue,
             cookie,
-            can_half_close: self.info.protocol == Protocol::Http1,
         };
         let open = self
             .door
@@ -258,6 +298,7 @@ impl<C: Peer + Send> Conversation<C> {
             &mut backend,
             upload,
             &mut self.alarm,
+            presence,
             &terms,
             wanted,
             &open,
@@ -278,9 +319,8 @@ impl<C: Peer + Send> Conversation<C> {
         patience: Duration,
     ) -> (After, End) {
         match outcome {
-            Outcome::Answered(_, Some(tunnel)) => (After::Tunnel(tunnel), ANSWERED),
-            Outcome::Answered(finished, None) if finished.keeps => (After::Next, ANSWERED),
-            Outcome::Answered(..) => (After::Part, ANSWERED),
+            Outcome::Answered(finished) if finished.keeps => (After::Next, ANSWERED),
+            Outcome::Answered(_) | Outcome::Upgraded(_) => (After::Part, ANSWERED),
             Outcome::Broken(end) => (After::Reset, end),
             Outcome::Refused(answer, end) => {
                 let accept = request.field(Known::Accept).map(|it| it.of(&self.head));

@@ -358,6 +358,11 @@ fn requests(out: &mut Out, report: &Report) {
             |it| it.client_gone,
         ),
         ("requests_limited_total", "Requests answered with 429.", |it| it.limited),
+        (
+            "tunnels_total",
+            "Requests that another protocol was granted to.",
+            |it| it.tunnels,
+        ),
     ] {
         out.head(name, "counter", help);
         for (labels, counts) in &of_services {

@@ -49,8 +49,6 @@ pub(in crate::l7) struct Wanted {
     pub(in crate::l7) expects_continue: bool,
     /// A whole `Set-Cookie` value.
     pub(in crate::l7) cookie: Option<String>,
-    /// The client has a connection of its own, of which the end of one direction means something.
-    pub(in crate::l7) can_half_close: bool,
 }
 
 /// The request's way up, which more than one exchange may share.

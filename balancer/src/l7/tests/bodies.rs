@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::peers::{Act, Backend, OK, balancer, within};
+use super::peers::{Act, Backend, OK, balancer, within, written};
 
 #[tokio::test]
 async fn the_word_that_a_client_waits_for_comes_from_the_backend() {
@@ -116,6 +116,59 @@ async fn a_client_that_goes_away_ends_the_backends_work_within_a_second() {
         let ended = tokio::time::timeout(Duration::from_secs(1), backend.ended.acquire()).await;
         ended.expect("within a second").expect("open").forget();
     }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_while_it_waits_in_line_is_noticed_and_its_request_goes_nowhere() {
+    let backend = Backend::start(|it| match it.line() {
+        "GET /first HTTP/1.1" => Act::SayLater(Duration::from_secs(3), OK),
+        _ => Act::Say(OK),
+    })
+    .await;
+    let text = format!(
+        "backends: [{{address: '{}', maxconn: 1}}]\nqueue_timeout: 20s\n",
+        backend.address
+    );
+    let balancer = written(&text).await;
+    let mut first = balancer.connect().await;
+    first.send("GET /first HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let queued = async |wanted: u64| loop {
+        let report = balancer.balancer.report().await.expect("runs");
+        let (active, waiting) = (report.services[0].backends[0].active, report.services[0].waiting);
+        if (active, waiting as u64) == (1, wanted) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    within("the first request", queued(0)).await;
+    let (mut leaves, mut only_ended, mut stays) = (
+        balancer.connect().await,
+        balancer.connect().await,
+        balancer.connect().await,
+    );
+    leaves
+        .send("POST /leaves HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc")
+        .await;
+    only_ended.send("GET /ended HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    only_ended.stream.shutdown().await.expect("open");
+    stays.send("GET /stays HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    within("three in line", queued(3)).await;
+
+    drop(leaves);
+
+    let noticed = tokio::time::timeout(Duration::from_secs(1), queued(2)).await;
+    noticed.expect("within a second");
+    assert_eq!(first.until("ok").await, OK);
+    assert_eq!(stays.until("ok").await, OK);
+    assert_eq!(only_ended.rest().await.replace("HTTP/1.1 100 Continue\r\n\r\n", ""), OK);
+    let mut lines = backend.lines();
+    lines.sort();
+    assert_eq!(
+        lines,
+        ["GET /ended HTTP/1.1", "GET /first HTTP/1.1", "GET /stays HTTP/1.1"]
+    );
+    let report = balancer.balancer.report().await.expect("runs");
+    assert_eq!(report.services[0].requests.as_ref().expect("http").client_gone, 1);
 }
 
 #[tokio::test]

@@ -273,6 +273,13 @@ pub(super) async fn balancer(backends: &[&Backend], options: &[(&str, &str)]) ->
     serve(Config::from_options(all)).await
 }
 
+/// One with these keys in its file, in http mode on one thread.
+pub(super) async fn written(keys: &str) -> Running {
+    let text =
+        format!("threads: 1\nmetrics: off\nadmin: off\nlog: off\nlisten: 127.0.0.1:0\nmode: http\ncheck: none\n{keys}");
+    serve(Config::from_text(&text, std::path::Path::new("balancer.yaml")).expect("sound")).await
+}
+
 pub(super) async fn serve(config: Config) -> Running {
     let shutdown = Shutdown::default();
     let balancer = Balancer::start(config, shutdown.clone())

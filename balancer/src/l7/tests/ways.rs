@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::peers::{Act, Backend, OK, balancer, serve, within};
+use super::peers::{Act, Backend, OK, balancer, serve, within, written};
 
 #[tokio::test]
 async fn each_request_of_a_connection_goes_to_the_next_backend() {
@@ -139,6 +139,29 @@ async fn routes_lead_to_groups_and_the_rest_stays() {
 
     assert_eq!(own.lines(), ["GET /apix HTTP/1.1"]);
     assert_eq!(api.lines(), ["GET /api/x HTTP/1.1", "GET /y HTTP/1.1"]);
+}
+
+#[tokio::test]
+async fn a_group_serves_as_many_requests_at_once_as_it_may() {
+    let (own, api) = (
+        Backend::answering(OK).await,
+        Backend::start(|_| Act::SayLater(Duration::from_millis(300), OK)).await,
+    );
+    let text = format!(
+        "backends: '{}'\ngroups: {{api: {{backends: '{}', maxconn: 1}}}}\nroutes: ['/api=api']\n",
+        own.address, api.address
+    );
+    let balancer = written(&text).await;
+    let begun = std::time::Instant::now();
+
+    let request = "GET /api HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let answers = tokio::join!(balancer.talk(request), balancer.talk(request), balancer.talk(request));
+
+    assert!(begun.elapsed() >= Duration::from_millis(900), "{:?}", begun.elapsed());
+    for answer in [answers.0, answers.1, answers.2] {
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    }
+    assert_eq!(api.seen().len(), 3);
 }
 
 #[tokio::test]
