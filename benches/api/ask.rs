@@ -36,95 +36,215 @@ fn between(from: usize, to: usize) -> String {
     json!({"$gte": instant(from), "$lte": instant(to)}).to_string()
 }
 
+/// Bounds on answers, milliseconds.
+const INDEXED: u64 = 60;
+const SEARCHED: u64 = 600;
+const METRICS: u64 = 50;
+
 impl Question {
     pub(crate) fn all() -> Vec<Self> {
-        let ms = Duration::from_millis;
-        let question = |name, bound, target| Self {
+        let mut all = Self::selective();
+        all.extend(Self::searching());
+        all.extend(Self::figures());
+        all
+    }
+
+    fn of(name: &'static str, bound: u64, target: fn(usize, usize) -> String) -> Self {
+        Self {
             name,
-            bound: ms(bound),
+            bound: Duration::from_millis(bound),
             target,
-        };
+        }
+    }
+
+    /// What an index answers.
+    fn selective() -> Vec<Self> {
+        let question = |name, target| Self::of(name, INDEXED, target);
         vec![
-            question("unfiltered", 60, |_, _| list(&json!({}), 0)),
-            question("unfiltered, some page", 60, |round, _| list(&json!({}), any(round, 50))),
-            question("status", 60, |round, _| {
-                let status = [
-                    "Failed",
-                    "Successful",
-                    "Completed",
-                    "Completed with error(s)",
-                    "Processing",
-                ][round % 5];
-                list(&json!({"status": status}), 0)
+            question("unfiltered", |_, _| list(&json!({}), 0)),
+            question("unfiltered, some page", |round, _| list(&json!({}), any(round, 50))),
+            question("status", |round, _| {
+                list(&json!({"status": (STATUSES[round % STATUSES.len()])}), 0)
             }),
-            question("channel", 60, |round, _| {
-                list(&json!({"channelID": seed::id(1, any(round, CHANNELS)).to_hex()}), 0)
-            }),
-            question("client", 60, |round, _| {
-                list(&json!({"clientID": seed::id(2, any(round, CLIENTS)).to_hex()}), 0)
-            }),
-            question("time", 60, |round, seed| {
+            question("channel", |round, _| list(&json!({"channelID": channel(round)}), 0)),
+            question("client", |round, _| list(&json!({"clientID": client(round)}), 0)),
+            question("time", |round, seed| {
                 let from = any(round, seed);
                 list(&json!({"request.timestamp": between(from, from + seed / 10)}), 0)
             }),
-            question("status and channel", 60, |round, _| {
-                let channel = seed::id(1, any(round, CHANNELS)).to_hex();
-                list(&json!({"status": "Failed", "channelID": channel}), 0)
+            question("status and channel", |round, _| {
+                list(&json!({"status": "Failed", "channelID": channel(round)}), 0)
             }),
-            question("status, channel, client and time", 60, |round, seed| {
+            question("status and client", |round, _| {
+                list(
+                    &json!({"status": "Completed with error(s)", "clientID": client(round)}),
+                    0,
+                )
+            }),
+            question("channel and client", |round, _| {
+                list(&json!({"channelID": channel(round), "clientID": client(round)}), 0)
+            }),
+            question("status, channel, client and time", |round, seed| {
                 let from = any(round, seed);
                 list(
                     &json!({
                         "status": "Successful", "channelID": seed::id(1, any(round, 3)).to_hex(),
-                        "clientID": seed::id(2, any(round, CLIENTS)).to_hex(),
-                        "request.timestamp": between(from, from + seed / 10),
+                        "clientID": client(round), "request.timestamp": between(from, from + seed / 10),
                     }),
                     0,
                 )
             }),
-            question("some channels, as a user sees them", 60, |round, _| {
+            question("some channels, as a user sees them", |round, _| {
                 let ids: Vec<String> = (0..4)
                     .map(|more| seed::id(1, (round + more) % CHANNELS).to_hex())
                     .collect();
                 list(&json!({"channelID": {"$in": ids}}), 0)
             }),
-            question("a channel with few messages", 60, |_, _| {
+            question("channels with few messages", |_, _| {
                 list(
                     &json!({"channelID": {"$in": [seed::id(1, CHANNELS - 1).to_hex(), seed::id(1, 200).to_hex()]}}),
                     0,
                 )
             }),
-            question("class of status codes", 600, |round, _| {
-                let class = ["5xx", "2xx", "4xx"][round % 3];
-                list(&json!({"response.status": class}), 0)
+            question("class of status codes", |round, _| {
+                list(&json!({"response.status": (["5xx", "2xx", "4xx"][round % 3])}), 0)
             }),
-            question("pattern on the path, many match", 600, |_, _| {
+            question("status code", |round, _| {
+                list(
+                    &json!({"response.status": (["404", "504", "200", "302"][round % 4])}),
+                    0,
+                )
+            }),
+            question("was run again", |_, _| {
+                list(&json!({"childIDs": "{\"$exists\":true,\"$ne\":[]}"}), 0)
+            }),
+            question("was not run again", |_, _| {
+                list(&json!({"childIDs": "{\"$eq\":[]}"}), 0)
+            }),
+            question("repeats of one", |round, seed| {
+                let parent = any(round, seed) / seed::RERUN * seed::RERUN + seed::RERUN - 2;
+                list(&json!({"parentID": seed::transaction_id(parent).to_hex()}), 0)
+            }),
+            question("what came since, without a limit", |round, seed| {
+                let since = json!({"$gte": instant(seed - 10 - any(round, 100))}).to_string();
+                let filters = percent_encode(&json!({"request.timestamp": since}).to_string());
+                format!("/transactions?filters={filters}")
+            }),
+            question("count of failed, for a rerun", |_, _| {
+                let filters = percent_encode(&json!({"status": "Failed"}).to_string());
+                format!("/transactions?filterRepresentation=bulkrerun&filters={filters}")
+            }),
+            question("one transaction", |round, seed| {
+                let id = seed::transaction_id(any(round, seed)).to_hex();
+                format!("/transactions/{id}?filterRepresentation=fulltruncate")
+            }),
+        ]
+    }
+
+    /// What many transactions have to be looked at for.
+    fn searching() -> Vec<Self> {
+        let question = |name, target| Self::of(name, SEARCHED, target);
+        vec![
+            question("pattern on the path, many match", |_, _| {
                 list(&json!({"request.path": "patient/[0-9]+$"}), 0)
             }),
-            question("pattern on the path, few match", 600, |round, seed| {
+            question("pattern on the path, few match", |round, seed| {
                 list(
                     &json!({"request.path": format!("^/c[0-9]+/patient/{}$", any(round, seed))}),
                     0,
                 )
             }),
-            question("pattern on the path, none matches", 600, |round, _| {
+            question("pattern on the path, none matches", |round, _| {
                 list(&json!({"request.path": format!("nowhere{round}")}), 0)
             }),
-            question("count of failed, for a rerun", 60, |_, _| {
-                let filters = percent_encode(&json!({"status": "Failed"}).to_string());
-                format!("/transactions?filterRepresentation=bulkrerun&filters={filters}")
+            question("pattern on the path, of a channel", |round, _| {
+                list(
+                    &json!({"request.path": format!("nowhere{round}"), "channelID": channel(round)}),
+                    0,
+                )
             }),
-            question("metrics of a day by hour", 50, |round, seed| {
-                let from = any(round, seed);
-                let (from, to) = (instant(from), instant(from + 17_280));
-                format!("/metrics/timeseries/hour?startDate=%22{from}%22&endDate=%22{to}%22")
+            question("pattern on the query, none matches", |round, _| {
+                list(&json!({"request.querystring": format!("nowhere{round}")}), 0)
             }),
-            question("metrics of everything by channel", 50, |_, seed| {
-                let (from, to) = (instant(0), instant(seed));
-                format!("/metrics/channels?startDate=%22{from}%22&endDate=%22{to}%22")
+            question("host, few match", |_, _| {
+                list(&json!({"request.host": "old.him.example"}), 0)
+            }),
+            question("host, none matches", |_, _| {
+                list(&json!({"request.host": "no.example"}), 0)
+            }),
+            question("port, none matches", |_, _| list(&json!({"request.port": "1"}), 0)),
+            question("method, none matches", |_, _| {
+                list(&json!({"request.method": "PATCH"}), 0)
+            }),
+            question("property", |round, _| {
+                list(&json!({"properties": {"facility": any(round, 100).to_string()}}), 0)
+            }),
+            question("property, none has it", |_, _| {
+                list(&json!({"properties": {"ward": null}}), 0)
+            }),
+            question("code of a route", |round, _| {
+                list(&json!({"routes.response.status": (["5xx", "4xx"][round % 2])}), 0)
+            }),
+            question("host of a route, none matches", |_, _| {
+                list(&json!({"routes.request.host": "no.example"}), 0)
+            }),
+            question("code of an orchestration", |round, _| {
+                list(
+                    &json!({"orchestrations.response.status": (["5xx", "4xx"][round % 2])}),
+                    0,
+                )
+            }),
+            question("pattern on an orchestration's path", |round, _| {
+                list(&json!({"orchestrations.request.path": format!("nowhere{round}")}), 0)
             }),
         ]
     }
+
+    fn figures() -> Vec<Self> {
+        let question = |name, target| Self::of(name, METRICS, target);
+        vec![
+            question("metrics of a day by hour", |round, seed| {
+                metrics("/timeseries/hour", any(round, seed), DAY)
+            }),
+            question("metrics of a month by day", |round, seed| {
+                metrics("/timeseries/day", any(round, seed / 2), 30 * DAY)
+            }),
+            question("metrics of a month by channel", |round, seed| {
+                metrics("/channels", any(round, seed / 2), 30 * DAY)
+            }),
+            question("metrics of one channel, all time", |round, seed| {
+                metrics(&format!("/channels/{}", channel(round)), 0, seed)
+            }),
+            question("metrics of everything by channel", |_, seed| {
+                metrics("/channels", 0, seed)
+            }),
+        ]
+    }
+}
+
+const STATUSES: [&str; 6] = [
+    "Failed",
+    "Successful",
+    "Completed",
+    "Completed with error(s)",
+    "Processing",
+    "Pending Async",
+];
+
+/// Transactions in a day.
+const DAY: usize = (86_400_000 / PACE) as usize;
+
+fn channel(round: usize) -> String {
+    seed::id(1, any(round, CHANNELS)).to_hex()
+}
+
+fn client(round: usize) -> String {
+    seed::id(2, any(round, CLIENTS)).to_hex()
+}
+
+fn metrics(path: &str, from: usize, length: usize) -> String {
+    let (from, to) = (instant(from), instant(from + length));
+    format!("/metrics{path}?startDate=%22{from}%22&endDate=%22{to}%22")
 }
 
 /// What a list without a limit was.
@@ -132,6 +252,8 @@ pub(crate) struct Listed {
     pub(crate) documents: usize,
     pub(crate) bytes: usize,
     pub(crate) took: Duration,
+    /// When its first bytes came.
+    pub(crate) first: Duration,
 }
 
 /// A kept-alive connection of somebody who is logged in.
@@ -161,7 +283,9 @@ impl Asker {
         let started = Instant::now();
         self.send("/transactions?filterRepresentation=full");
         let (mut bytes, mut documents, mut tail) = (0, 0, Vec::new());
+        let mut first = None;
         self.read(|part| {
+            first.get_or_insert_with(|| started.elapsed());
             bytes += part.len();
             tail.extend_from_slice(part);
             documents += count(&tail);
@@ -172,6 +296,7 @@ impl Asker {
             documents,
             bytes,
             took: started.elapsed(),
+            first: first.unwrap_or_default(),
         }
     }
 

@@ -5,7 +5,8 @@
 //! connection, with other values each time. The table shows the time within which 95 of 100 answers came, beside what it
 //! should be; and how much memory the node took while everything was listed without a limit.
 //! MongoDB takes part where `tests/.parts/mongod` or `OPENHIM_TEST_MONGOD` names a server.
-//! `--folder DIR` keeps the stores, so that the next run need not seed them again.
+//! `--folder DIR` keeps the stores, so that the next run need not seed them again; `--store sqlite|mongodb` takes one of
+//! them, `--only WORDS` the questions whose names contain them, `--node FILE` another binary than the one built for this.
 
 #![expect(
     clippy::expect_used,
@@ -33,13 +34,36 @@ struct Options {
     seed: usize,
     rounds: usize,
     folder: PathBuf,
+    /// The binary under test.
+    node: PathBuf,
+    /// `None`: both.
+    store: Option<String>,
+    /// Part of a question's name.
+    only: String,
+}
+
+impl Options {
+    fn takes(&self, store: &str) -> bool {
+        self.store.as_deref().is_none_or(|only| only == store)
+    }
+
+    fn questions(&self) -> Vec<Question> {
+        let mut all = Question::all();
+        all.retain(|question| question.name.contains(&self.only));
+        all
+    }
 }
 
 fn main() {
     let temporary = tempfile::tempdir().expect("a temporary folder");
     let options = options(temporary.path());
-    let mut columns = vec![measure("SQLite", &sqlite(&options), None, &options)];
-    if let Some(mongod) = mongod() {
+    let mut columns = Vec::new();
+    if options.takes("sqlite") {
+        columns.push(measure("SQLite", &sqlite(&options), None, &options));
+    }
+    if options.takes("mongodb")
+        && let Some(mongod) = mongod()
+    {
         let (server, url) = mongo(&mongod, &options);
         columns.push(measure("MongoDB", &url, Some(server), &options));
     }
@@ -51,6 +75,9 @@ fn options(temporary: &Path) -> Options {
         seed: 50_000,
         rounds: 100,
         folder: temporary.to_owned(),
+        node: env!("CARGO_BIN_EXE_openhim-core").into(),
+        store: None,
+        only: String::new(),
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
@@ -59,9 +86,12 @@ fn options(temporary: &Path) -> Options {
             "--seed" => options.seed = value().parse().expect("a number of transactions"),
             "--rounds" => options.rounds = value().parse().expect("a number of rounds"),
             "--folder" => options.folder = value().into(),
+            "--node" => options.node = value().into(),
+            "--store" => options.store = Some(value()),
+            "--only" => options.only = value(),
             // What cargo says of itself.
             "--bench" => {}
-            other => panic!("{other} is no option; there are --seed N, --rounds N, --folder DIR"),
+            other => panic!("{other} is no option; there are --seed --rounds --folder --node --store --only"),
         }
     }
     options
@@ -72,16 +102,16 @@ struct Column {
     store: &'static str,
     /// Median and 95th percentile of each question.
     times: Vec<(Duration, Duration)>,
-    listed: ask::Listed,
+    listed: Option<ask::Listed>,
     before_kib: u64,
     after_kib: u64,
 }
 
 fn measure(store: &'static str, url: &str, _server: Option<Process>, options: &Options) -> Column {
-    let (node, api) = start_node(url);
+    let (node, api) = start_node(&options.node, url);
     let mut asker = Asker::connect(api);
     let mut times = Vec::new();
-    for question in Question::all() {
+    for question in options.questions() {
         let mut took: Vec<Duration> = (0..options.rounds + 3)
             .map(|round| asker.time(&question, round, options.seed))
             .skip(3)
@@ -90,8 +120,10 @@ fn measure(store: &'static str, url: &str, _server: Option<Process>, options: &O
         times.push((took[took.len() / 2], took[took.len() * 95 / 100]));
     }
     let before_kib = node.rss_kib();
-    let listed = asker.list_everything();
-    assert_eq!(listed.documents, options.seed, "everything must be listed");
+    let listed = options.only.is_empty().then(|| asker.list_everything());
+    if let Some(listed) = &listed {
+        assert_eq!(listed.documents, options.seed, "everything must be listed");
+    }
     Column {
         store,
         times,
@@ -137,9 +169,9 @@ fn mongod() -> Option<PathBuf> {
     named.or(Some(installed)).filter(|path| path.exists())
 }
 
-fn start_node(url: &str) -> (Process, SocketAddr) {
+fn start_node(binary: &Path, url: &str) -> (Process, SocketAddr) {
     let api = free_port();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_openhim-core"));
+    let mut command = Command::new(binary);
     command.arg("node");
     for setting in [
         format!("store.url={url}"),
@@ -170,7 +202,7 @@ fn print_table(columns: &[Column], options: &Options) {
         print!("  {:>18}", column.store);
     }
     println!();
-    for (row, question) in Question::all().iter().enumerate() {
+    for (row, question) in options.questions().iter().enumerate() {
         print!("{:<38} {:>6}", question.name, question.bound.as_millis());
         for column in columns {
             let (median, p95) = column.times[row];
@@ -181,12 +213,16 @@ fn print_table(columns: &[Column], options: &Options) {
         println!();
     }
     for column in columns {
+        let Some(listed) = &column.listed else {
+            continue;
+        };
         println!(
-            "\n{}: all {} listed without a limit in {:.1} s, {} MiB; memory {} MiB before, {} MiB at most",
+            "\n{}: all {} listed without a limit in {:.1} s, {} MiB, the first bytes after {} ms; memory {} MiB before, {} MiB at most",
             column.store,
-            column.listed.documents,
-            column.listed.took.as_secs_f64(),
-            column.listed.bytes >> 20,
+            listed.documents,
+            listed.took.as_secs_f64(),
+            listed.bytes >> 20,
+            listed.first.as_millis(),
             column.before_kib >> 10,
             column.after_kib >> 10,
         );

@@ -18,6 +18,7 @@ mod kafka;
 mod large;
 mod layers;
 mod lifecycle;
+mod lists;
 mod logs;
 mod moving;
 mod polling;
