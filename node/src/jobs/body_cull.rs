@@ -5,6 +5,7 @@
 //! not how far it came.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bson::oid::ObjectId;
@@ -20,8 +21,9 @@ use crate::store::{Collection, Find, SharedStore, Write};
 /// The channel's field that says up to which request time bodies are gone.
 const CULLED_UNTIL: &str = "openhimBodiesCulledUntil";
 
-/// Transactions changed in one write.
+/// Transactions changed in one write, and the pause after it, so that messages hardly notice.
 const BATCH: u64 = 100;
+const BREATH: Duration = Duration::from_millis(10);
 
 const DAY_MILLIS: f64 = 86_400_000.0;
 
@@ -51,16 +53,14 @@ impl BodyCull {
             return Ok(0);
         };
         let cut_off = DateTime::from_millis(now - (days * DAY_MILLIS) as Millis);
-        let from = channel
+        let mut from = channel
             .get_datetime(CULLED_UNTIL)
             .or_else(|_| channel.get_datetime("lastBodyCleared"))
-            .ok();
+            .ok()
+            .copied();
         let mut culled = 0;
         loop {
-            let batch = self
-                .store
-                .all(Collection::Transactions, due(id, from.copied(), cut_off))
-                .await?;
+            let batch = self.store.all(Collection::Transactions, due(id, from, cut_off)).await?;
             if batch.is_empty() {
                 break;
             }
@@ -69,6 +69,9 @@ impl BodyCull {
             for outcome in self.store.write(&writes).await? {
                 outcome?;
             }
+            // What came before has none any more and need not be looked at again.
+            from = batch.last().and_then(time).or(from);
+            tokio::time::sleep(BREATH).await;
         }
         self.note(channel, id, cut_off, DateTime::from_millis(now)).await?;
         Ok(culled)
@@ -162,6 +165,11 @@ fn due(channel: ObjectId, from: Option<DateTime>, cut_off: DateTime) -> Find {
     Find::by(doc! { "channelID": channel, "request.timestamp": age, "$or": any })
         .sorted(doc! { "request.timestamp": 1 })
         .limited(BATCH)
+}
+
+fn time(transaction: &Document) -> Option<DateTime> {
+    let request = transaction.get_document("request").ok()?;
+    request.get_datetime("timestamp").ok().copied()
 }
 
 fn without_bodies(transaction: &Document) -> Result<Write, JobError> {
