@@ -173,7 +173,7 @@ impl Collection {
                 Index::on(doc! {"channelID": 1, "request.timestamp": -1}),
                 Index::on(doc! {"status": 1, "request.timestamp": -1}),
                 Index::on(doc! {"childIDs": 1, "request.timestamp": -1}),
-                Index::on(doc! {"clientID": 1, "request.timestamp": -1}),
+                Index::on(doc! {"clientID": 1, "request.timestamp": -1, "channelID": 1}),
             ],
             Self::Tasks => vec![Index::on(doc! {"status": 1}), Index::on(doc! {"created": 1})],
             Self::Events => vec![Index::on(doc! {"created": 1}).expires_after(3600)],
@@ -488,6 +488,16 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// What the documents occupy, by the value of one field. Reads them all: for jobs, not for requests.
     async fn bytes_by(&self, of: Collection, field: &str) -> Result<Vec<Occupied>>;
+
+    /// Adds up numbers of the documents that match, one document for each group.
+    async fn sums(&self, of: Collection, sums: query::Sums) -> Result<Vec<Document>> {
+        let mut cursor = self.find(of, Find::by(sums.filter.clone())).await?;
+        let mut tally = query::Tally::new(&sums);
+        while let Some(document) = cursor.next().await {
+            tally.add(&document?);
+        }
+        Ok(tally.rows())
+    }
 
     /// Gives some of the room that deleted documents left back to the disk; `true` if there is more of it.
     async fn shrink(&self) -> Result<bool> {

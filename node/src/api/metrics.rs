@@ -3,10 +3,10 @@
 //!
 //! The buckets (minute, hour, day) were written as transactions ended; here they are only selected and added up.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use bson::oid::ObjectId;
-use bson::{Bson, DateTime, Document, RawBsonRef, RawDocumentBuf, doc};
+use bson::{Bson, DateTime, Document, doc};
 use chrono::{Datelike, Local, NaiveDate, TimeZone, Timelike};
 use serde_json::{Map, Value, json};
 
@@ -17,7 +17,8 @@ use super::reply::Reply;
 use super::router::Answer;
 use crate::clock::Millis;
 use crate::model::{date, number};
-use crate::store::{self, Collection, Find, StoreError};
+use crate::store::query::Sums;
+use crate::store::{Collection, Find, StoreError};
 
 /// The sums of a bucket, by their names in the store.
 const SUMS: [&str; 7] = [
@@ -134,18 +135,35 @@ async fn answer(call: &Call, caller: &Caller, shape: Shape, channel: Option<&str
         "channelID": {"$in": channels},
         "type": bucket(call.params.once("timeSeries")),
     };
-    let buckets = buckets(call, wanted).await.internal()?;
-    let rows = rows(&buckets, shape, call.api.clock.now());
-    Ok(Reply::ok(&rows.internal()?))
+    let rows = rows(call, wanted, shape).await.internal()?;
+    Ok(Reply::ok(&sorted(rows, call.api.clock.now())))
 }
 
-async fn buckets(call: &Call, wanted: Document) -> Result<Vec<RawDocumentBuf>, StoreError> {
-    let mut cursor = call.api.store().find(Collection::Metrics, Find::by(wanted)).await?;
-    let mut buckets = Vec::new();
-    while let Some(bucket) = cursor.next().await {
-        buckets.push(bucket?);
+async fn rows(call: &Call, wanted: Document, shape: Shape) -> Result<Vec<Document>, StoreError> {
+    let store = call.api.store();
+    let by: &[&str] = match shape {
+        Shape {
+            by_channel: true,
+            by_time: true,
+        } => return store.all(Collection::Metrics, Find::by(wanted)).await,
+        Shape { by_time: true, .. } => &["startTime"],
+        Shape { by_channel: true, .. } => &["channelID"],
+        _ => &[],
+    };
+    let sums = Sums {
+        filter: wanted,
+        by,
+        add: &SUMS,
+        least: &["minResponseTime"],
+        most: &["maxResponseTime"],
+    };
+    let mut rows = store.sums(Collection::Metrics, sums).await?;
+    if by.is_empty() {
+        for row in &mut rows {
+            row.insert("channelID", Bson::Null);
+        }
     }
-    Ok(buckets)
+    Ok(rows)
 }
 
 /// The channels whose buckets count. One that the caller may not see is answered 401, as consoles know it.
@@ -174,124 +192,12 @@ fn bucket(series: &str) -> &'static str {
     }
 }
 
-fn rows(buckets: &[RawDocumentBuf], shape: Shape, now: Millis) -> Result<Vec<Value>, StoreError> {
-    let mut rows = match shape {
-        Shape {
-            by_channel: true,
-            by_time: true,
-        } => buckets
-            .iter()
-            .map(|bucket| store::decode(bucket))
-            .collect::<Result<_, _>>()?,
-        Shape { by_time: true, .. } => merged(buckets, false, true),
-        Shape { by_channel: true, .. } => merged(buckets, true, false),
-        _ => merged(buckets, false, false)
-            .into_iter()
-            .map(|mut row| {
-                row.insert("channelID", Bson::Null);
-                row
-            })
-            .collect(),
-    };
+fn sorted(mut rows: Vec<Document>, now: Millis) -> Vec<Value> {
     rows.sort_by_key(|row| {
         let time = row.get_datetime("startTime").ok().copied();
         (time, row.get_object_id("channelID").ok())
     });
-    Ok(rows.iter().map(|row| shown(row, now)).collect())
-}
-
-/// What buckets come to together.
-#[derive(Clone, Copy, Debug, Default)]
-struct Figures {
-    /// In the order of [`SUMS`].
-    sums: [f64; SUMS.len()],
-    least: Option<f64>,
-    most: Option<f64>,
-}
-
-impl Figures {
-    fn add(&mut self, field: &str, value: f64) {
-        let better = |chosen: Option<f64>, choose: fn(f64, f64) -> f64| {
-            Some(chosen.map_or(value, |chosen| choose(chosen, value)))
-        };
-        match field {
-            "minResponseTime" => self.least = better(self.least, f64::min),
-            "maxResponseTime" => self.most = better(self.most, f64::max),
-            _ => {
-                if let Some(place) = SUMS.iter().position(|name| *name == field) {
-                    self.sums[place] += value;
-                }
-            }
-        }
-    }
-
-    fn row(&self) -> Document {
-        let figure = |value: Option<f64>| value.map_or(Bson::Null, Bson::Double);
-        let mut row: Document = SUMS
-            .iter()
-            .zip(self.sums)
-            .map(|(name, sum)| ((*name).to_owned(), Bson::Double(sum)))
-            .collect();
-        row.insert("minResponseTime", figure(self.least));
-        row.insert("maxResponseTime", figure(self.most));
-        row
-    }
-}
-
-/// Adds up the buckets of the same channel, of the same period, or all of them. There may be tens of thousands: they are
-/// read where they lie.
-fn merged(buckets: &[RawDocumentBuf], by_channel: bool, by_time: bool) -> Vec<Document> {
-    let mut groups: BTreeMap<(Option<ObjectId>, Option<DateTime>), Figures> = BTreeMap::new();
-    for bucket in buckets {
-        let (mut channel, mut time) = (None, None);
-        let mut figures = [("", 0.0); SUMS.len() + 2];
-        let mut count = 0;
-        for (name, value) in bucket.iter().flatten() {
-            match (name.as_str(), value) {
-                ("channelID", RawBsonRef::ObjectId(id)) => channel = Some(id).filter(|_| by_channel),
-                ("startTime", RawBsonRef::DateTime(at)) => time = Some(at).filter(|_| by_time),
-                (name, value) if is_figure(name) => {
-                    if let Some(number) = figure(value)
-                        && let Some(place) = figures.get_mut(count)
-                    {
-                        *place = (name, number);
-                        count += 1;
-                    }
-                }
-                _ => {}
-            }
-        }
-        let group = groups.entry((channel, time)).or_default();
-        for (name, value) in figures.into_iter().take(count) {
-            group.add(name, value);
-        }
-    }
-    groups
-        .into_iter()
-        .map(|((channel, time), figures)| {
-            let mut row = figures.row();
-            if let Some(channel) = channel {
-                row.insert("channelID", channel);
-            }
-            if let Some(time) = time {
-                row.insert("startTime", time);
-            }
-            row
-        })
-        .collect()
-}
-
-fn is_figure(name: &str) -> bool {
-    SUMS.contains(&name) || matches!(name, "minResponseTime" | "maxResponseTime")
-}
-
-fn figure(value: RawBsonRef<'_>) -> Option<f64> {
-    match value {
-        RawBsonRef::Int32(number) => Some(f64::from(number)),
-        RawBsonRef::Int64(number) => Some(number as f64),
-        RawBsonRef::Double(number) => Some(number),
-        _ => None,
-    }
+    rows.iter().map(|row| shown(row, now)).collect()
 }
 
 fn shown(row: &Document, now: Millis) -> Value {
@@ -355,41 +261,6 @@ fn week(date: NaiveDate) -> i64 {
 mod tests {
     use super::*;
 
-    const BOTH: Shape = Shape {
-        by_channel: true,
-        by_time: true,
-    };
-
-    fn bucket_of(channel: u8, at: Millis, requests: i32, time: i32) -> RawDocumentBuf {
-        let bucket = doc! {
-            "type": "h", "startTime": DateTime::from_millis(at), "channelID": ObjectId::from_bytes([channel; 12]),
-            "requests": requests, "responseTime": time, "minResponseTime": time / requests, "maxResponseTime": time,
-            "successful": requests, "__v": 7,
-        };
-        RawDocumentBuf::try_from(&bucket).unwrap()
-    }
-
-    fn three() -> Vec<RawDocumentBuf> {
-        vec![
-            bucket_of(2, 1000, 1, 10),
-            bucket_of(1, 1000, 3, 90),
-            bucket_of(1, 0, 1, 50),
-        ]
-    }
-
-    fn figures(rows: &[Value]) -> Vec<(Value, Value, Value, Value)> {
-        rows.iter()
-            .map(|row| {
-                (
-                    row["total"].clone(),
-                    row["avgResp"].clone(),
-                    row["minResp"].clone(),
-                    row["maxResp"].clone(),
-                )
-            })
-            .collect()
-    }
-
     #[test]
     fn weeks_are_counted_as_in_the_us() {
         let day = |y, m, d| week(NaiveDate::from_ymd_opt(y, m, d).unwrap());
@@ -402,60 +273,23 @@ mod tests {
     }
 
     #[test]
-    fn one_row_for_everything() {
-        let rows = rows(
-            &three(),
-            Shape {
-                by_channel: false,
-                by_time: false,
-            },
+    fn rows_come_in_the_order_of_time_and_show_what_they_have() {
+        let bucket = |channel: u8, at: Millis, requests: i32, time: i32| {
+            doc! {
+                "startTime": DateTime::from_millis(at), "channelID": ObjectId::from_bytes([channel; 12]),
+                "requests": requests, "responseTime": time, "successful": requests, "__v": 7,
+            }
+        };
+        let rows = sorted(
+            vec![bucket(2, 1000, 1, 10), bucket(1, 1000, 3, 90), bucket(1, 0, 1, 50)],
             0,
-        )
-        .unwrap();
-        assert_eq!(figures(&rows), [(json!(5), json!(30), json!(10), json!(90))]);
-        assert_eq!(rows[0]["_id"]["channelID"], Value::Null);
-        assert!(rows[0].as_object().unwrap().get("timestamp").is_none());
-        assert_eq!(rows[0]["failed"], json!(0));
-    }
-
-    #[test]
-    fn one_row_for_each_channel_or_each_period() {
-        let by_channel = rows(
-            &three(),
-            Shape {
-                by_channel: true,
-                by_time: false,
-            },
-            0,
-        )
-        .unwrap();
-        assert_eq!(
-            figures(&by_channel),
-            [
-                (json!(4), json!(35), json!(30), json!(90)),
-                (json!(1), json!(10), json!(10), json!(10))
-            ]
         );
-        let by_time = rows(
-            &three(),
-            Shape {
-                by_channel: false,
-                by_time: true,
-            },
-            0,
-        )
-        .unwrap();
-        assert_eq!(by_time.len(), 2);
-        assert_eq!(by_time[1]["timestamp"], json!("1970-01-01T00:00:01.000Z"));
-        assert!(by_time[0]["_id"].as_object().unwrap().get("channelID").is_none());
-    }
-
-    #[test]
-    fn single_buckets_are_shown_as_they_are_stored() {
-        let rows = rows(&three(), BOTH, 0).unwrap();
-        assert_eq!(rows.len(), 3);
+        let averages: Vec<&Value> = rows.iter().map(|row| &row["avgResp"]).collect();
+        assert_eq!(averages, [&json!(50), &json!(30), &json!(10)]);
+        assert_eq!(rows[1]["timestamp"], json!("1970-01-01T00:00:01.000Z"));
         assert_eq!(rows[0]["_id"]["channelID"], json!("010101010101010101010101"));
         assert!(rows[0].as_object().unwrap().get("failed").is_none());
         assert_eq!(shown(&doc! {}, 0)["avgResp"], Value::Null);
+        assert_eq!(shown(&doc! {"requests": 0, "responseTime": 0}, 0)["avgResp"], json!(0));
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bson::oid::ObjectId;
 use bson::{Bson, DateTime, Document, RawDocumentBuf, doc, rawdoc};
 
+use super::query::Sums;
 use super::{Collection, Find, FindAndUpdate, SharedStore, StoreError, Write};
 
 /// Runs the whole suite; `fresh` gives an empty store for each part.
@@ -27,6 +28,8 @@ where
     filters_mean_what_they_mean_in_mongodb(&fresh().await).await;
     what_is_not_understood_is_refused(&fresh().await).await;
     counting_agrees_with_finding(&fresh().await).await;
+    numbers_are_added_up_by_groups(&fresh().await).await;
+    what_few_documents_have_is_found_among_all(&fresh().await).await;
     changes::updates_tell_what_they_matched_and_changed(&fresh().await).await;
     changes::fields_are_set_and_removed_in_their_places(&fresh().await).await;
     changes::the_matched_element_is_updated(&fresh().await).await;
@@ -369,6 +372,153 @@ async fn counting_agrees_with_finding(store: &SharedStore) {
     );
     assert_eq!(count(doc! {"childIDs": {"$exists": true, "$ne": []}}).await.unwrap(), 0);
     assert_eq!(count(doc! {"childIDs": {"$eq": []}}).await.unwrap(), 50);
+}
+
+async fn numbers_are_added_up_by_groups(store: &SharedStore) {
+    let bucket = |id: i32, channel: u8, at: i64, requests: Bson, least: Bson| {
+        doc! {
+            "_id": id, "type": "h", "channelID": ObjectId::from_bytes([channel; 12]), "startTime": date(at),
+            "requests": requests, "minResponseTime": least, "maxResponseTime": id, "other": 9,
+        }
+    };
+    let mut odd = bucket(5, 2, 9, Bson::String("many".into()), Bson::Null);
+    odd.remove("maxResponseTime");
+    let documents = [
+        bucket(1, 2, 0, Bson::Int32(1), Bson::Int32(10)),
+        bucket(2, 1, 0, Bson::Int64(3), Bson::Double(2.5)),
+        bucket(3, 1, 7, Bson::Double(0.5), Bson::Int32(50)),
+        bucket(4, 1, 100, Bson::Int32(1000), Bson::Int32(0)),
+        odd,
+    ];
+    insert_all(store, Collection::Metrics, documents).await;
+    let sums = |by| Sums {
+        filter: doc! {"startTime": {"$lt": date(50)}, "type": "h"},
+        by,
+        add: &["requests", "failed"],
+        least: &["minResponseTime"],
+        most: &["maxResponseTime"],
+    };
+    let rows = async |by| {
+        let mut rows = store.sums(Collection::Metrics, sums(by)).await.unwrap();
+        rows.sort_by_key(|row| {
+            (
+                row.get_object_id("channelID").ok(),
+                row.get_datetime("startTime").ok().copied(),
+            )
+        });
+        rows
+    };
+
+    let all = doc! {"requests": 4.5, "failed": 0.0, "minResponseTime": 2.5, "maxResponseTime": 3.0};
+    assert_eq!(rows(&[]).await, [all]);
+    let of = |channel: u8| ObjectId::from_bytes([channel; 12]);
+    assert_eq!(
+        rows(&["channelID"]).await,
+        [
+            doc! {"channelID": of(1), "requests": 3.5, "failed": 0.0, "minResponseTime": 2.5, "maxResponseTime": 3.0},
+            doc! {"channelID": of(2), "requests": 1.0, "failed": 0.0, "minResponseTime": 10.0, "maxResponseTime": 1.0},
+        ]
+    );
+    let times = rows(&["startTime"]).await;
+    assert_eq!(times.len(), 3);
+    assert_eq!(
+        times[2],
+        doc! {"startTime": date(9), "requests": 0.0, "failed": 0.0, "minResponseTime": null, "maxResponseTime": null}
+    );
+    let none = Sums {
+        filter: doc! {"type": "d"},
+        ..sums(&[])
+    };
+    assert!(store.sums(Collection::Metrics, none).await.unwrap().is_empty());
+}
+
+/// What indexes of a few documents hold, and lists of values whose documents lie apart.
+async fn what_few_documents_have_is_found_among_all(store: &SharedStore) {
+    let transaction = |number: i32| {
+        let id = |number: i32| ObjectId::from_bytes([number as u8; 12]);
+        let mut document = doc! {
+            "_id": number, "channelID": id(number % 4), "status": "Successful", "childIDs": [], "wasRerun": false,
+            "request": {"path": format!("/p/{number}"), "querystring": "", "timestamp": date(i64::from(number / 2))},
+            "routes": [], "orchestrations": [],
+        };
+        match number {
+            10 => document.extend(doc! {"childIDs": [id(11)], "wasRerun": true}),
+            11 => document.extend(doc! {"parentID": id(10), "response": {"status": 404}}),
+            20 => document.extend(doc! {"routes": [{"name": "r", "response": {"status": 503}}]}),
+            21 => document.extend(doc! {"orchestrations": [{"name": "o", "request": {"path": "/deep"}}]}),
+            22 => document.extend(doc! {"properties": {"ward": "7"}, "response": {"status": 200}}),
+            23 => document.extend(doc! {"response": {"status": 499}, "childIDs": null}),
+            24 => document.extend(doc! {"response": {"status": 500.0}}),
+            25 => {
+                document.remove("childIDs");
+            }
+            _ => {}
+        }
+        document
+    };
+    insert_all(store, Collection::Transactions, (0..60).map(transaction)).await;
+    let found = async |filter: Document| {
+        let newest = Find::by(filter).sorted(doc! {"request.timestamp": -1}).limited(50);
+        ids(store, Collection::Transactions, newest).await
+    };
+    let id = |number: u8| ObjectId::from_bytes([number; 12]);
+
+    assert_eq!(found(doc! {"childIDs": {"$exists": true, "$ne": []}}).await, [23, 10]);
+    assert_eq!(found(doc! {"childIDs": id(11)}).await, [10]);
+    assert_eq!(found(doc! {"childIDs": null}).await.len(), 2);
+    assert_eq!(found(doc! {"childIDs": {"$exists": false}}).await, [25]);
+    assert_eq!(found(doc! {"wasRerun": true}).await, [10]);
+    assert_eq!(found(doc! {"wasRerun": {"$ne": true}}).await.len(), 50);
+    assert_eq!(found(doc! {"parentID": id(10)}).await, [11]);
+    assert_eq!(found(doc! {"parentID": {"$exists": true}}).await, [11]);
+    assert_eq!(
+        found(doc! {"routes.response.status": {"$gte": 500, "$lt": 600}}).await,
+        [20]
+    );
+    assert_eq!(found(doc! {"properties.ward": null, "_id": {"$lt": 3}}).await.len(), 3);
+    assert_eq!(
+        found(doc! {"orchestrations.request.path": {"$regex": "DEEP", "$options": "i"}}).await,
+        [21]
+    );
+    assert_eq!(found(doc! {"properties.ward": {"$exists": true}}).await, [22]);
+    assert_eq!(found(doc! {"properties.ward": "7", "status": "Successful"}).await, [22]);
+    assert_eq!(
+        found(doc! {"response.status": {"$gte": 400, "$lt": 500}}).await,
+        [23, 11]
+    );
+    assert_eq!(
+        found(doc! {"response.status": {"$gt": 404, "$lte": 500}}).await,
+        [24, 23]
+    );
+    assert_eq!(
+        found(doc! {"response.status": {"$gte": 300, "$lt": 400}}).await,
+        [0_i32; 0]
+    );
+    assert_eq!(
+        found(doc! {"response.status": {"$in": [200, 404, null]}, "_id": {"$lt": 12}})
+            .await
+            .len(),
+        12
+    );
+    assert_eq!(
+        found(doc! {"channelID": {"$in": [id(1), id(3), id(9)]}, "_id": {"$gte": 50}})
+            .await
+            .len(),
+        5
+    );
+    let page = Find {
+        skip: 3,
+        ..Find::by(doc! {"channelID": {"$in": [id(1), id(2)]}})
+            .sorted(doc! {"request.timestamp": -1})
+            .limited(4)
+    };
+    let page = ids(store, Collection::Transactions, page).await;
+    assert_eq!(page, [53, 50, 49, 46]);
+    assert_eq!(
+        found(doc! {"request.path": {"$regex": "^/P/5$", "$options": "i"}}).await,
+        [5]
+    );
+    assert_eq!(found(doc! {"request.querystring": {"$regex": "x"}}).await, [0_i32; 0]);
 }
 
 async fn a_document_of_many_megabytes_comes_back(store: &SharedStore) {

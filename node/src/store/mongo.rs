@@ -5,9 +5,11 @@
 //! A write is acknowledged when the server has it in its journal ([`batch`] says how a batch travels). Whether another
 //! program changed a collection can't be seen from here, so [`Store::version`] never knows.
 
+mod asked;
 mod batch;
 mod error;
 mod setup;
+mod sums;
 mod url;
 
 #[cfg(test)]
@@ -19,16 +21,19 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bson::{Bson, Document, RawDocumentBuf, doc};
 use mongodb::Database;
-use mongodb::options::ReturnDocument;
+use mongodb::options::{Hint, ReturnDocument};
 use tokio::runtime::{Handle, Runtime};
 
-use super::query::{Filter, Projection, SortOrder, Update};
+use super::query::{Filter, Projection, SortOrder, Sums, Update};
 use super::{Collection, Cursor, Find, FindAndUpdate, Occupied, Result, Source, Store, StoreError, Write, Written};
 
 /// Documents in one helping of a cursor, at most.
 const HELPING: usize = 256;
 /// Bytes of documents in one helping, about.
 const HELPING_BYTES: usize = 1 << 20;
+
+/// How long a job may let the server go through a whole collection.
+const LONGEST: Duration = Duration::from_secs(15 * 60);
 
 /// How the database is used. What the connection string says itself goes before what is said here.
 #[derive(Clone, Debug)]
@@ -181,24 +186,23 @@ impl Databases {
 #[async_trait]
 impl Store for MongoStore {
     async fn find(&self, from: Collection, find: Find) -> Result<Cursor> {
-        Filter::compile(&find.filter)?;
+        let compiled = Filter::compile(&find.filter)?;
         SortOrder::compile(&find.sort)?;
         Projection::compile(&find.projection)?;
         let handle = self.runtime.handle()?;
         self.ask(move |databases| async move {
+            let mut find = find;
+            let is_search = from == Collection::Transactions && asked::is_search(&find);
+            if from == Collection::Transactions {
+                find.filter = asked::filter(find.filter, &compiled);
+            }
             let collection = databases.collection(from);
-            let mut query = collection.find(find.filter).skip(find.skip);
-            if !find.sort.is_empty() {
-                query = query.sort(find.sort).allow_disk_use(true);
-            }
-            if find.limit > 0 {
-                query = query.limit(i64::try_from(find.limit).unwrap_or(i64::MAX));
-            }
-            if !find.projection.is_empty() {
-                query = query.projection(find.projection);
-            }
+            let cursor = match is_search {
+                false => query(&collection, &find).await,
+                true => search(&collection, &find).await,
+            };
             let mut pending = Pending {
-                cursor: Some(query.await.map_err(error::of)?),
+                cursor: Some(cursor.map_err(error::of)?),
                 handle,
                 timeout: databases.timeout,
             };
@@ -209,8 +213,12 @@ impl Store for MongoStore {
     }
 
     async fn count(&self, of: Collection, filter: Document) -> Result<u64> {
-        Filter::compile(&filter)?;
+        let compiled = Filter::compile(&filter)?;
         self.ask(move |databases| async move {
+            let filter = match of {
+                Collection::Transactions => asked::filter(filter, &compiled),
+                _ => filter,
+            };
             let count = databases.collection(of).count_documents(filter).await;
             count.map_err(error::of)
         })
@@ -270,7 +278,8 @@ impl Store for MongoStore {
         let group = doc! {"$group": {
             "_id": format!("${field}"), "count": {"$sum": 1_i64}, "bytes": {"$sum": {"$bsonSize": "$$ROOT"}},
         }};
-        self.ask(move |databases| async move {
+        let databases = Arc::clone(&self.databases);
+        let conversation = async move {
             let collection = databases.documents(of);
             let grouping = collection.aggregate([group]).allow_disk_use(true);
             let mut groups = grouping.await.map_err(error::of)?;
@@ -289,6 +298,20 @@ impl Store for MongoStore {
                 });
             }
             Ok(occupied)
+        };
+        self.runtime.run(bounded(LONGEST, conversation)).await
+    }
+
+    async fn sums(&self, of: Collection, sums: Sums) -> Result<Vec<Document>> {
+        Filter::compile(&sums.filter)?;
+        self.ask(move |databases| async move {
+            let collection = databases.documents(of);
+            let mut groups = collection.aggregate(sums::pipeline(&sums)).await.map_err(error::of)?;
+            let mut rows = Vec::new();
+            while groups.advance().await.map_err(error::of)? {
+                rows.push(sums::row(&sums, &crate::store::decode(groups.current())?));
+            }
+            Ok(rows)
         })
         .await
     }
@@ -304,6 +327,38 @@ impl Store for MongoStore {
         }
     }
 }
+
+fn query<'c>(collection: &'c mongodb::Collection<RawDocumentBuf>, find: &Find) -> Query<'c> {
+    let mut query = collection.find(find.filter.clone()).skip(find.skip);
+    if !find.sort.is_empty() {
+        query = query.sort(find.sort.clone()).allow_disk_use(true);
+    }
+    if find.limit > 0 {
+        query = query.limit(i64::try_from(find.limit).unwrap_or(i64::MAX));
+    }
+    if !find.projection.is_empty() {
+        query = query.projection(find.projection.clone());
+    }
+    query
+}
+
+/// Looks among the newest documents first, and then at all.
+async fn search(
+    collection: &mongodb::Collection<RawDocumentBuf>,
+    find: &Find,
+) -> mongodb::error::Result<mongodb::Cursor<RawDocumentBuf>> {
+    let page = u32::try_from(find.limit).unwrap_or(u32::MAX);
+    let newest = query(collection, find).batch_size(page).max_time(asked::PATIENCE);
+    match newest.await {
+        Err(refused) if error::is_out_of_time(&refused) => {
+            let as_they_lie = Hint::Keys(doc! {"$natural": 1});
+            query(collection, find).hint(as_they_lie).await
+        }
+        other => other,
+    }
+}
+
+type Query<'c> = mongodb::action::Find<'c, RawDocumentBuf>;
 
 /// A cursor on the server.
 struct Pending {

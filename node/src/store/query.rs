@@ -10,6 +10,7 @@ mod path;
 mod pattern;
 mod projection;
 mod sort;
+mod sums;
 mod update;
 
 pub use compare::compare;
@@ -20,6 +21,8 @@ pub(in crate::store) use pattern::Pattern;
 pub use projection::Projection;
 pub(in crate::store) use sort::Direction;
 pub use sort::SortOrder;
+pub use sums::Sums;
+pub(in crate::store) use sums::Tally;
 pub use update::{Moment, Update};
 pub(in crate::store) use update::{asked_id, replacement, splice, with_id};
 

@@ -39,7 +39,7 @@ use self::query::Query;
 use self::readers::Readers;
 use self::schema::Table;
 use self::writer::{FindAndUpdate, Request, Writer};
-use super::query::{Filter, Projection, SortOrder, Update};
+use super::query::{Filter, Projection, SortOrder, Sums, Tally, Update};
 use super::{Collection, Cursor, Find, FindAndUpdate as Ask, Occupied, Result, Store, StoreError, Write, Written};
 use crate::clock::{Clock, SystemClock};
 
@@ -307,6 +307,17 @@ impl Store for SqliteStore {
             })
         };
         groups.into_iter().map(occupied).collect()
+    }
+
+    async fn sums(&self, of: Collection, sums: Sums) -> Result<Vec<Document>> {
+        let query = Query::by(self.table(of)?, Filter::compile(&sums.filter)?);
+        self.readers
+            .run(move |database, abandoned| {
+                let mut tally = Tally::new(&sums);
+                query::each(database, &query, abandoned, |document| tally.add(document))?;
+                Ok(tally.rows())
+            })
+            .await
     }
 
     async fn shrink(&self) -> Result<bool> {

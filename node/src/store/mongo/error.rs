@@ -28,6 +28,11 @@ pub(super) fn is_own(error: &StoreError) -> bool {
     !error.is_temporary()
 }
 
+/// True if the server stopped because the time was over that it was given.
+pub(super) fn is_out_of_time(error: &Error) -> bool {
+    matches!(&*error.kind, ErrorKind::Command(failure) if failure.code == 50)
+}
+
 /// Maps a number that the server gave.
 pub(super) fn of_code(code: i32, message: &str) -> StoreError {
     match code {

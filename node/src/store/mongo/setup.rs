@@ -1,13 +1,15 @@
 //! Connecting, and making what is missing.
 
 use std::collections::HashSet;
+use std::pin::pin;
+use std::time::{Duration, Instant};
 
 use bson::{Bson, Document, doc};
 use mongodb::options::{Acknowledgment, ClientOptions, IndexOptions, WriteConcern};
 use mongodb::{Client, Database, IndexModel};
 use tokio::task::JoinSet;
 
-use super::{Databases, MongoOptions, error, url};
+use super::{Databases, MongoOptions, asked, error, url};
 use crate::store::{Collection, Index, Result, StoreError};
 
 /// Where OpenHIM keeps its data when the connection string names no database.
@@ -15,6 +17,15 @@ const DEFAULT_DATABASE: &str = "openhim";
 
 /// Codes for an index or a collection that is there with other options.
 const ALREADY_THERE: [i32; 3] = [48, 85, 86];
+
+/// Indexes of the documents that have such a part.
+const PART_ROUTES: &str = "openhim_routes";
+const PART_ORCHESTRATIONS: &str = "openhim_orchestrations";
+const PART_PROPERTIES: &str = "openhim_properties";
+
+/// Documents from which on it is worth telling that indexes are being made, and how often.
+const WORTH_TELLING: u64 = 10_000;
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// Connects and waits until a server answers.
 pub(super) async fn connect(written: &str, options: &MongoOptions) -> Result<Database> {
@@ -167,41 +178,137 @@ async fn prepare_one(database: Database, collection: Collection, is_new: bool, l
             other => other.map_err(error::of)?,
         }
     }
-    for index in collection.indexes() {
-        let wait = is_new || index.unique;
-        let building = build(database.clone(), collection, index);
-        if wait {
-            building.await?;
-        } else {
-            // Large collections take their time; queries are only slower meanwhile.
-            tokio::spawn(building);
+    let present = match is_new {
+        true => HashSet::new(),
+        false => index_names(&database, collection).await?,
+    };
+    let missing = indexes(collection)
+        .into_iter()
+        .filter(|index| !present.contains(&index.mongo_name()));
+    let (needed, useful): (Vec<Index>, Vec<Index>) = missing.partition(|index| is_new || index.unique);
+    build(&database, collection, needed).await?;
+    if !useful.is_empty() {
+        // Large collections take their time; queries are only slower meanwhile.
+        tokio::spawn(async move {
+            let working = build_in_view(&database, collection, useful).await;
+            if let Err(error) = working {
+                let collection = collection.name();
+                tracing::warn!(collection, %error, "Indexes of {collection} were not made; the next start tries again");
+            }
+        });
+    }
+    Ok(())
+}
+
+/// All indexes of a collection: OpenHIM's, and those of ours that only this store needs. Their names begin with
+/// `openhim_` where OpenHIM might make one of the same name.
+pub(super) fn indexes(collection: Collection) -> Vec<Index> {
+    let mut indexes = collection.indexes();
+    if collection == Collection::Transactions {
+        let newest = || doc! {"request.timestamp": -1};
+        let answered = doc! {"response.status": {"$exists": true}};
+        indexes.push(Index::on(doc! {"response.status": 1, "request.timestamp": -1}).only(answered));
+        let parts = [PART_ROUTES, PART_ORCHESTRATIONS, PART_PROPERTIES]
+            .into_iter()
+            .zip(asked::PARTS);
+        indexes.extend(parts.map(|(name, (_, there))| {
+            let only = doc! {there: {"$exists": true}};
+            Index::on(newest()).only(only).named(name)
+        }));
+    }
+    indexes
+}
+
+async fn index_names(database: &Database, collection: Collection) -> Result<HashSet<String>> {
+    let names = database
+        .collection::<Document>(collection.name())
+        .list_index_names()
+        .await;
+    Ok(names.map_err(error::of)?.into_iter().collect())
+}
+
+/// Makes indexes, and says now and then how far it is.
+async fn build_in_view(database: &Database, collection: Collection, indexes: Vec<Index>) -> Result<()> {
+    let name = collection.name();
+    let documents = database
+        .collection::<Document>(name)
+        .estimated_document_count()
+        .await
+        .map_err(error::of)?;
+    let count = indexes.len();
+    let started = Instant::now();
+    if documents > WORTH_TELLING {
+        tracing::info!(
+            collection = name,
+            indexes = count,
+            "Making {count} indexes of {name} in the background, of {documents} documents"
+        );
+    }
+    let mut building = pin!(build(database, collection, indexes));
+    loop {
+        match tokio::time::timeout(TELL_EVERY, &mut building).await {
+            Ok(outcome) => {
+                if documents > WORTH_TELLING {
+                    let seconds = started.elapsed().as_secs();
+                    tracing::info!(collection = name, "Indexes of {name} are made, in {seconds} s");
+                }
+                return outcome;
+            }
+            Err(_) => {
+                if let Some(stage) = stage(database, name).await {
+                    tracing::info!(collection = name, "Making indexes of {name}: {stage}");
+                }
+            }
+        }
+    }
+}
+
+/// How far the server is with indexes of a collection, in its own words.
+async fn stage(database: &Database, collection: &str) -> Option<String> {
+    let question = doc! {"currentOp": 1, "$ownOps": true, "command.createIndexes": collection};
+    let answer = database.client().database("admin").run_command(question).await.ok()?;
+    let running = answer.get_array("inprog").ok()?;
+    let message = running
+        .iter()
+        .filter_map(Bson::as_document)
+        .find_map(|one| one.get_str("msg").ok());
+    message.map(str::to_owned)
+}
+
+/// Makes indexes in one go; if the server refuses one, each by itself. One that can't be made is a warning: the database
+/// may have its own.
+async fn build(database: &Database, collection: Collection, indexes: Vec<Index>) -> Result<()> {
+    let target = database.collection::<Document>(collection.name());
+    let models: Vec<IndexModel> = indexes.into_iter().map(model).collect();
+    if models.is_empty() || target.create_indexes(models.clone()).await.is_ok() {
+        return Ok(());
+    }
+    for model in models {
+        let index = model
+            .options
+            .as_ref()
+            .and_then(|options| options.name.clone())
+            .unwrap_or_default();
+        match target.create_index(model).await.map(drop).map_err(error::of) {
+            Err(error @ StoreError::Unavailable(_)) => return Err(error),
+            Err(error) => {
+                let collection = collection.name();
+                tracing::warn!(collection, index, %error, "Index {index} of {collection} could not be made");
+            }
+            Ok(()) => {}
         }
     }
     Ok(())
 }
 
-async fn build(database: Database, collection: Collection, index: Index) -> Result<()> {
-    let name = index.mongo_name();
+fn model(index: Index) -> IndexModel {
     let options = IndexOptions::builder()
-        .name(name.clone())
+        .name(index.mongo_name())
         .unique(index.unique.then_some(true))
         .partial_filter_expression(index.partial)
-        .expire_after(index.expire_after_seconds.map(std::time::Duration::from_secs))
+        .expire_after(index.expire_after_seconds.map(Duration::from_secs))
         .build();
-    let model = IndexModel::builder().keys(index.keys).options(options).build();
-    let built = database
-        .collection::<Document>(collection.name())
-        .create_index(model)
-        .await;
-    match built.map_err(error::of) {
-        Err(error @ StoreError::Unavailable(_)) => Err(error),
-        Err(error) => {
-            let collection = collection.name();
-            tracing::warn!(collection, index = name, %error, "Index {name} of {collection} could not be made");
-            Ok(())
-        }
-        Ok(_) => Ok(()),
-    }
+    IndexModel::builder().keys(index.keys).options(options).build()
 }
 
 fn code(error: &mongodb::error::Error) -> Option<i32> {

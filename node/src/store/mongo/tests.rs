@@ -78,7 +78,7 @@ async fn collections_and_indexes_are_there_after_connecting() {
             .list_index_names()
             .await
             .unwrap();
-        for index in collection.indexes() {
+        for index in setup::indexes(collection) {
             assert!(
                 indexes.contains(&index.mongo_name()),
                 "{} of {}: {indexes:?}",

@@ -90,6 +90,12 @@ impl Filter {
         matches!(&self.root, Node::And(nodes) if nodes.is_empty())
     }
 
+    /// True if only documents are accepted that have something at a path of this kind.
+    pub(in crate::store) fn wants(&self, kind: impl Fn(&Path) -> bool) -> bool {
+        let is_wanted = |node: &&Node| matches!(node, Node::Field(path, test) if kind(path) && test.refuses_missing());
+        self.root.conjuncts().iter().any(is_wanted)
+    }
+
     /// The place in an array at which an accepted document satisfied the filter: what `$` means in an update.
     pub(super) fn position(&self, document: &RawDocument) -> Option<usize> {
         self.root.position(document)
@@ -104,6 +110,14 @@ impl Filter {
 }
 
 impl Node {
+    /// The conditions that must all hold.
+    pub(in crate::store) fn conjuncts(&self) -> Vec<&Self> {
+        match self {
+            Self::And(nodes) => nodes.iter().flat_map(Self::conjuncts).collect(),
+            other => vec![other],
+        }
+    }
+
     fn matches(&self, document: &RawDocument) -> bool {
         match self {
             Self::And(nodes) => nodes.iter().all(|node| node.matches(document)),
@@ -137,6 +151,26 @@ impl Node {
 }
 
 impl Test {
+    /// True if it accepts no document that lacks the field.
+    pub(in crate::store) fn refuses_missing(&self) -> bool {
+        match self {
+            Self::Exists | Self::Type(_) | Self::Mod { .. } | Self::Size(_) => true,
+            Self::ElementMatches(_) | Self::ElementPasses(_) | Self::Never => true,
+            Self::All(tests) => tests.iter().any(Self::refuses_missing),
+            other => other.refuses_empty(),
+        }
+    }
+
+    /// True if it accepts neither a document that lacks the field nor one with an empty array there.
+    pub(in crate::store) fn refuses_empty(&self) -> bool {
+        match self {
+            Self::Compare(_, value) => is_plain(value),
+            Self::In(values, _) => values.iter().all(is_plain),
+            Self::Pattern(_) => true,
+            _ => false,
+        }
+    }
+
     fn holds_at(&self, path: &Path, document: &RawDocument) -> bool {
         match self {
             Self::Not(tests) => !tests.iter().all(|test| test.holds_at(path, document)),
@@ -273,6 +307,20 @@ impl Op {
             Self::Lte => order != Ordering::Greater,
         }
     }
+}
+
+/// True for what only equals or is compared with values of its own kind.
+fn is_plain(value: &RawBson) -> bool {
+    matches!(
+        value,
+        RawBson::String(_)
+            | RawBson::Int32(_)
+            | RawBson::Int64(_)
+            | RawBson::Double(_)
+            | RawBson::Boolean(_)
+            | RawBson::ObjectId(_)
+            | RawBson::DateTime(_)
+    )
 }
 
 fn is_in(values: &[RawBson], patterns: &[Pattern], value: Option<RawBsonRef<'_>>) -> bool {

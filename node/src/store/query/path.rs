@@ -75,6 +75,11 @@ impl Path {
         self.parts.first().map_or("", |part| &part.name)
     }
 
+    /// True if it goes into the document's field `name`.
+    pub(in crate::store) fn is_inside(&self, name: &str) -> bool {
+        self.parts.len() > 1 && self.first() == name
+    }
+
     /// The path as it was written.
     pub(in crate::store) fn text(&self) -> String {
         let names: Vec<&str> = self.parts.iter().map(|part| &*part.name).collect();

@@ -15,6 +15,8 @@ pub(super) const EMPTY_ARRAY: u8 = 0x05;
 pub(super) const NULL: u8 = 0x0A;
 /// The first byte of the key of every value that has no simple place in the order. It sorts above all others.
 pub(super) const INTRICATE: u8 = 0xFF;
+/// The key of `true`, in hexadecimal digits.
+pub(super) const TRUE: &str = "6E01";
 
 const NUMBER: u8 = 0x1E;
 const TEXT: u8 = 0x3C;

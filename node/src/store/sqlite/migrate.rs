@@ -1,6 +1,7 @@
 //! Bringing a file up to date: migrations of the layout, then whatever columns and indexes the tables lack.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use bson::RawDocument;
 use rusqlite::types::Value;
@@ -11,6 +12,10 @@ use super::key::Key;
 use super::schema::{Column, SqlIndex, Table, quoted};
 use crate::clock::Clock;
 use crate::store::{Result, StoreError};
+
+/// Documents from which on it is worth telling what takes so long, and how often.
+const WORTH_TELLING: i64 = 10_000;
+const TELL_EVERY: Duration = Duration::from_secs(5);
 
 /// The newest layout that this program knows: what a column's bytes mean and which tables of our own there are.
 const LAYOUT: i64 = 1;
@@ -142,6 +147,17 @@ impl Table {
             .enumerate()
             .map(|(place, column)| format!("{} = ?{}", column.quoted(), place + 2))
             .collect();
+        let total = self.rows(connection)?;
+        let name = self.collection.name();
+        if total > WORTH_TELLING {
+            tracing::info!(
+                collection = name,
+                "Bringing the store up to date: filling {} new columns of {total} documents in {name}; this needs as \
+                 much room as they take, until the next start",
+                missing.len()
+            );
+        }
+        let (mut done, mut told) = (0, Instant::now());
         let mut update =
             connection.prepare(&format!("UPDATE {table} SET {} WHERE seq = ?1", assignments.join(", ")))?;
         let mut rows = connection.prepare(&format!(
@@ -162,6 +178,14 @@ impl Table {
             if filled.is_empty() {
                 return Ok(());
             }
+            done += filled.len();
+            if told.elapsed() >= TELL_EVERY {
+                tracing::info!(
+                    collection = name,
+                    "Bringing the store up to date: {done} of {total} documents in {name}"
+                );
+                told = Instant::now();
+            }
             for (seq, keys) in filled {
                 let keys = keys.into_iter().map(|key| key.map_or(Value::Null, Value::Blob));
                 update.execute(params_from_iter(std::iter::once(Value::Integer(seq)).chain(keys)))?;
@@ -181,15 +205,35 @@ impl Table {
                 connection.execute_batch(&format!("DROP INDEX {}", quoted(name)))?;
             }
         }
-        for index in &self.indexes {
-            let there = present
-                .iter()
-                .any(|(_, sql)| *sql == format!("CREATE {}", index.definition));
-            if !there {
-                connection.execute_batch(&format!("CREATE {}", index.definition))?;
+        let is_there = |index: &&SqlIndex| {
+            let wanted = format!("CREATE {}", index.definition);
+            present.iter().any(|(_, sql)| *sql == wanted)
+        };
+        let missing: Vec<&SqlIndex> = self.indexes.iter().filter(|index| !is_there(index)).collect();
+        let total = match missing.is_empty() {
+            true => 0,
+            false => self.rows(connection)?,
+        };
+        for (place, index) in missing.iter().enumerate() {
+            if total > WORTH_TELLING {
+                let (number, count, name) = (place + 1, missing.len(), &index.name);
+                tracing::info!(
+                    index = name,
+                    "Bringing the store up to date: making index {name} ({number} of {count}) over {total} documents"
+                );
             }
+            connection.execute_batch(&format!("CREATE {}", index.definition))?;
         }
         Ok(())
+    }
+
+    /// The number of rows, as far as it matters for messages.
+    fn rows(&self, connection: &Connection) -> rusqlite::Result<i64> {
+        let sql = format!(
+            "SELECT coalesce(max(seq) - min(seq) + 1, 0) FROM {}",
+            quoted(self.collection.name())
+        );
+        connection.query_row(&sql, [], |row| row.get(0))
     }
 
     /// Every change of a row counts, whoever makes it.

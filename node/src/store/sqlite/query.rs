@@ -90,11 +90,7 @@ pub(super) fn start(database: &Database, query: Arc<Query>, abandoned: Abandoned
                 bounds = format!(" LIMIT {most} OFFSET {}", i64::try_from(query.skip).unwrap_or(i64::MAX));
                 rest.skip = 0;
             }
-            let sql = format!(
-                "SELECT seq FROM {}{} ORDER BY {order}{bounds}",
-                quoted(query.table.collection.name()),
-                plan.condition()
-            );
+            let sql = plan.select(query.table, order, &bounds);
             let mut statement = statement(database, &sql, &plan)?;
             let mut rows = statement.rows(&plan)?;
             let mut helping = Vec::new();
@@ -187,6 +183,31 @@ pub(super) fn count(database: &Database, query: &Query, abandoned: Abandoned<'_>
     Ok(count)
 }
 
+/// Shows every matching document where it lies, in any order.
+pub(super) fn each(
+    database: &Database,
+    query: &Query,
+    abandoned: Abandoned<'_>,
+    mut look: impl FnMut(&RawDocument),
+) -> rusqlite::Result<()> {
+    let plan = Plan::make(&database.connection, query.table, &query.filter, &SortOrder::default())?;
+    database.use_patterns(&plan.patterns);
+    let name = quoted(query.table.collection.name());
+    let sql = format!("SELECT doc FROM {name}{}", plan.condition());
+    let mut statement = statement(database, &sql, &plan)?;
+    let mut rows = statement.rows(&plan)?;
+    while let Some(row) = rows.next()?
+        && !abandoned()
+    {
+        if let Ok(document) = RawDocument::from_bytes(row.get_ref(0)?.as_blob()?)
+            && (plan.exact || query.filter.matches(document))
+        {
+            look(document);
+        }
+    }
+    Ok(())
+}
+
 /// The rows that match, at most `most` of them, in the order asked for.
 pub(super) fn rows(database: &Database, query: &Query, most: usize) -> rusqlite::Result<Vec<i64>> {
     let plan = Plan::make(&database.connection, query.table, &query.filter, &query.sort)?;
@@ -196,11 +217,7 @@ pub(super) fn rows(database: &Database, query: &Query, most: usize) -> rusqlite:
         rows.truncate(most);
         return Ok(rows.into());
     };
-    let sql = format!(
-        "SELECT seq FROM {}{} ORDER BY {order}",
-        quoted(query.table.collection.name()),
-        plan.condition()
-    );
+    let sql = plan.select(query.table, order, "");
     let mut statement = statement(database, &sql, &plan)?;
     let mut candidates = statement.rows(&plan)?;
     let mut documents = fetch(database, query.table)?;

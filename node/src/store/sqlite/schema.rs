@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use bson::{RawDocument, doc};
 
-use super::key::{self, Key};
+use super::key::{self, EMPTY_ARRAY, INTRICATE, Key, TRUE};
 use crate::store::query::{Filter, Path};
 use crate::store::{Collection, Index, Result, StoreError};
 
@@ -34,6 +34,10 @@ pub(super) struct Column {
     only: Option<Filter>,
     /// An index starts with it.
     pub(super) leads: bool,
+    /// An index holds only the rows in which it is worth finding.
+    pub(super) worth: Option<Worth>,
+    /// The column that follows it in an index that it leads, quoted.
+    next: Option<String>,
 }
 
 /// A unique index on one column.
@@ -53,15 +57,78 @@ pub(super) struct SqlIndex {
 }
 
 /// Paths besides the indexed ones that consoles filter transactions by.
-const TRANSACTION_FILTERS: [&str; 4] = ["response.status", "request.path", "request.method", "autoRetry"];
+const TRANSACTION_FILTERS: [&str; 8] = [
+    "response.status",
+    "request.path",
+    "request.querystring",
+    "request.host",
+    "request.port",
+    "request.method",
+    "autoRetry",
+    "wasRerun",
+];
 
 /// Paths that indexes of transactions carry along, by the first path of the index: what consoles ask for together is
 /// found in the index alone, without a look at each document's row. Only what never changes after a request began, or
 /// what stands in an index that changes anyway.
-const CARRIED: [(&str, &[&str]); 2] = [
-    ("request.timestamp", &["request.path"]),
+const CARRIED: [(&str, &[&str]); 3] = [
+    (
+        "request.timestamp",
+        &[
+            "request.path",
+            "request.querystring",
+            "request.host",
+            "request.port",
+            "request.method",
+        ],
+    ),
+    ("channelID", &["clientID", "request.path"]),
     ("status", &["channelID", "clientID"]),
 ];
+
+/// Columns of transactions in which few rows hold anything that is asked for. An index of these rows alone costs nothing
+/// for all the others.
+const SPARSE: [(&str, Worth, &str); 7] = [
+    ("parentID", Worth::Present, "\"parentID\""),
+    ("childIDs", Worth::Filled, NEWEST_FIRST),
+    ("wasRerun", Worth::True, NEWEST_FIRST),
+    (
+        "response.status",
+        Worth::Present,
+        "\"response.status\", \"request.timestamp\" DESC",
+    ),
+    ("routes", Worth::Deep, NEWEST_FIRST),
+    ("orchestrations", Worth::Deep, NEWEST_FIRST),
+    ("properties", Worth::Deep, NEWEST_FIRST),
+];
+
+const NEWEST_FIRST: &str = "\"request.timestamp\" DESC";
+
+/// Which rows a sparse index holds, by what stands in its column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Worth {
+    /// Anything.
+    Present,
+    /// Anything but an empty array.
+    Filled,
+    /// `true`.
+    True,
+    /// What has something inside.
+    Deep,
+}
+
+impl Worth {
+    /// The condition of the index. A query has to say the very same words.
+    pub(super) fn condition(self, column: &str) -> String {
+        let column = quoted(column);
+        match self {
+            Self::Present => format!("{column} IS NOT NULL"),
+            Self::Filled => format!("{column} > x'{EMPTY_ARRAY:02X}'"),
+            Self::True => format!("{column} = x'{TRUE}'"),
+            Self::Deep => format!("{column} >= x'{INTRICATE:02X}'"),
+        }
+    }
+}
 
 /// All tables, in the order of [`Collection::ALL`].
 ///
@@ -86,12 +153,24 @@ impl Table {
             insert: String::new(),
         };
         table.add(&Index::on(doc! {"_id": 1}).unique().named("_id_"))?;
-        for index in collection.indexes() {
-            table.add(&index)?;
+        let is_sparse = |index: &Index| collection == Collection::Transactions && sparse(leading(index)).is_some();
+        for index in collection.indexes().iter().filter(|index| !is_sparse(index)) {
+            table.add(index)?;
         }
         if collection == Collection::Transactions {
             for path in TRANSACTION_FILTERS {
                 table.column(path, false)?;
+            }
+            for (path, worth, order) in SPARSE {
+                let column = table.column(path, false)?;
+                if let Some(rest) = order.strip_prefix(&quoted(path)) {
+                    table.columns[column].leads = true;
+                    let next = rest.strip_prefix(", ").and_then(|next| next.split(' ').next());
+                    table.columns[column].next = next.map(str::to_owned);
+                }
+                table.columns[column].worth = Some(worth);
+                let parts = format!("{order}) WHERE ({}", worth.condition(path));
+                table.add_sql_index("", &format!("{path}_sparse"), &parts);
             }
         }
         table.insert = table.insert_statement();
@@ -103,12 +182,14 @@ impl Table {
         let mut parts = Vec::new();
         for (position, (path, direction)) in index.keys.iter().enumerate() {
             let column = self.column(path, index.unique && index.partial.is_none())?;
-            self.columns[column].leads |= position == 0;
+            if position == 0 {
+                self.columns[column].leads = true;
+                self.columns[column].next = index.keys.keys().nth(1).map(|next| quoted(next));
+            }
             let order = if direction.as_i32() == Some(-1) { " DESC" } else { "" };
             parts.push(format!("{}{order}", quoted(path)));
         }
-        let leading = index.keys.keys().next().map_or("", String::as_str);
-        let carried = CARRIED.iter().find(|(path, _)| *path == leading);
+        let carried = CARRIED.iter().find(|(path, _)| *path == leading(index));
         if let (Collection::Transactions, Some((_, paths))) = (self.collection, carried) {
             for path in *paths {
                 self.column(path, false)?;
@@ -138,13 +219,15 @@ impl Table {
 
     /// SQL's unique indexes pass over `NULL`: a column of its own is empty where the index does not apply.
     fn add_partial_unique(&mut self, name: &str, index: &Index, only: &bson::Document) -> Result<()> {
-        let path = index.keys.keys().next().map_or("", String::as_str);
+        let path = leading(index);
         self.columns.push(Column {
             name: name.to_owned(),
             path: Path::parse(path)?,
             unique: true,
             only: Some(Filter::compile(only)?),
             leads: true,
+            worth: None,
+            next: None,
         });
         self.uniques.push(Unique {
             index: name.to_owned(),
@@ -178,6 +261,8 @@ impl Table {
             unique,
             only: None,
             leads: false,
+            worth: None,
+            next: None,
         });
         Ok(self.columns.len() - 1)
     }
@@ -205,6 +290,19 @@ impl Table {
             .find(|column| column.only.is_none() && column.path == *path)
     }
 
+    /// The sparse column that says whether there can be anything at `path`: its own, or the one that it goes into.
+    pub(super) fn sparse_at(&self, path: &Path) -> Option<(&Column, Worth)> {
+        let of = |column: &Column| {
+            let is_inside = column.worth == Some(Worth::Deep) && path.is_inside(&column.name);
+            column.path == *path || is_inside
+        };
+        let column = self
+            .columns
+            .iter()
+            .find(|column| column.worth.is_some() && of(column))?;
+        Some((column, column.worth?))
+    }
+
     /// What stands in the columns for `document`.
     pub(super) fn keys(&self, document: &RawDocument) -> Vec<Key> {
         self.columns.iter().map(|column| column.key(document)).collect()
@@ -224,6 +322,11 @@ impl Column {
         key
     }
 
+    /// True if an index holds the rows of each of its values in the order of the other column, which is quoted.
+    pub(super) fn is_followed_by(&self, other: &str) -> bool {
+        self.next.as_deref() == Some(other)
+    }
+
     /// True if a missing field is told from `null`.
     pub(super) fn knows_missing(&self) -> bool {
         !self.unique
@@ -232,6 +335,17 @@ impl Column {
     pub(super) fn quoted(&self) -> String {
         quoted(&self.name)
     }
+}
+
+fn leading(index: &Index) -> &str {
+    index.keys.keys().next().map_or("", String::as_str)
+}
+
+fn sparse(path: &str) -> Option<Worth> {
+    SPARSE
+        .iter()
+        .find(|(known, ..)| *known == path)
+        .map(|(_, worth, _)| *worth)
 }
 
 /// A name as SQL wants it.

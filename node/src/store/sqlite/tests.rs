@@ -1,5 +1,6 @@
 mod copy;
 mod crash;
+mod indexes;
 mod planner;
 
 use std::cell::Cell;

@@ -6,7 +6,7 @@ use super::*;
 use crate::store::query::tests::generate::Chance;
 
 /// Paths with and without a column, with and without an index that starts with it.
-const PATHS: [&str; 8] = [
+const PATHS: [&str; 11] = [
     "status",
     "parentID",
     "childIDs",
@@ -15,6 +15,9 @@ const PATHS: [&str; 8] = [
     "response.status",
     "request.host",
     "other",
+    "routes.a",
+    "properties.b",
+    "wasRerun",
 ];
 
 fn id(document: &Document) -> i32 {
