@@ -29,6 +29,7 @@ where
     what_is_not_understood_is_refused(&fresh().await).await;
     counting_agrees_with_finding(&fresh().await).await;
     numbers_are_added_up_by_groups(&fresh().await).await;
+    what_documents_occupy_is_added_up_by_a_field(&fresh().await).await;
     what_few_documents_have_is_found_among_all(&fresh().await).await;
     changes::updates_tell_what_they_matched_and_changed(&fresh().await).await;
     changes::fields_are_set_and_removed_in_their_places(&fresh().await).await;
@@ -430,6 +431,56 @@ async fn numbers_are_added_up_by_groups(store: &SharedStore) {
         ..sums(&[])
     };
     assert!(store.sums(Collection::Metrics, none).await.unwrap().is_empty());
+}
+
+async fn what_documents_occupy_is_added_up_by_a_field(store: &SharedStore) {
+    let channel = |number: u8| ObjectId::from_bytes([number; 12]);
+    let transaction = |number: u8, channel: Option<ObjectId>| {
+        let body = "x".repeat(usize::from(number) * 1000);
+        let mut document = doc! {"_id": ObjectId::from_bytes([number; 12]), "status": "Processing", "body": body};
+        document.extend(channel.map(|id| ("channelID".to_owned(), Bson::ObjectId(id))));
+        document
+    };
+    let documents = [
+        transaction(1, Some(channel(1))),
+        transaction(2, Some(channel(1))),
+        transaction(3, Some(channel(2))),
+        transaction(4, None),
+        transaction(5, Some(channel(2))),
+    ];
+    insert_all(store, Collection::Transactions, documents).await;
+    let of = |number: u8| doc! {"_id": ObjectId::from_bytes([number; 12])};
+    let set = Write::Set {
+        of: Collection::Transactions,
+        id: ObjectId::from_bytes([1; 12]),
+        set: rawdoc! {"status": "Successful", "answer": "y".repeat(5000)},
+        unset: &[],
+    };
+    store.apply(set).await.unwrap();
+    let unset = doc! {"$unset": {"body": ""}};
+    store.update(Collection::Transactions, of(3), unset).await.unwrap();
+    store.delete(Collection::Transactions, of(5)).await.unwrap();
+
+    let mut expected: Vec<(Option<ObjectId>, u64, u64)> = Vec::new();
+    let mut cursor = store.find(Collection::Transactions, Find::default()).await.unwrap();
+    while let Some(document) = cursor.next().await {
+        let document = document.unwrap();
+        let key = document.get_object_id("channelID").ok();
+        let bytes = document.as_bytes().len() as u64;
+        match expected.iter_mut().find(|(known, ..)| *known == key) {
+            Some((_, count, sum)) => (*count, *sum) = (*count + 1, *sum + bytes),
+            None => expected.push((key, 1, bytes)),
+        }
+    }
+    expected.sort();
+    let measured = store.bytes_by(Collection::Transactions, "channelID").await.unwrap();
+    let mut measured: Vec<(Option<ObjectId>, u64, u64)> = measured
+        .into_iter()
+        .map(|one| (one.key.as_object_id(), one.count, one.bytes))
+        .collect();
+    measured.sort();
+    assert_eq!(measured, expected);
+    assert_eq!(measured.len(), 3);
 }
 
 /// What indexes of a few documents hold, and lists of values whose documents lie apart.

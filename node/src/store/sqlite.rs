@@ -277,24 +277,9 @@ impl Store for SqliteStore {
             .column_at(&path)
             .ok_or_else(|| StoreError::BadQuery(format!("{field} is not kept apart")))?
             .quoted();
-        let name = schema::quoted(of.name());
         let groups = self
             .readers
-            .run(move |database, _| {
-                // The length of a document is known without reading it.
-                let sql = format!("SELECT min(seq), count(*), sum(length(doc)) FROM {name} GROUP BY {column}");
-                let mut groups = database.connection.prepare_cached(&sql)?;
-                let rows = groups.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get(1)?, row.get(2)?)))?;
-                let mut found: Vec<(Vec<u8>, u64, u64)> = Vec::new();
-                let mut first = database
-                    .connection
-                    .prepare_cached(&format!("SELECT doc FROM {name} WHERE seq = ?1"))?;
-                for row in rows {
-                    let (seq, count, bytes) = row?;
-                    found.push((first.query_row([seq], |row| row.get(0))?, count, bytes));
-                }
-                Ok(found)
-            })
+            .run(move |database, abandoned| query::sizes(database, table, &column, abandoned))
             .await?;
         let occupied = |(document, count, bytes): (Vec<u8>, u64, u64)| {
             let document = bson::RawDocumentBuf::from_bytes(document)

@@ -273,7 +273,7 @@ fn set_fields(
             let key = |column: &Column| {
                 let field = column.path.first();
                 let is_touched = unset.contains(&field) || matches!(set.get(field), Ok(Some(_)));
-                is_touched.then(|| column.key(document)).flatten()
+                (is_touched || column.is_size).then(|| column.key(document)).flatten()
             };
             table.columns.iter().map(key).collect()
         };

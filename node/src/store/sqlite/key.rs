@@ -60,6 +60,17 @@ pub(super) fn at(path: &Path, document: &RawDocument, whole: bool) -> Key {
     }
 }
 
+/// The bytes of a document, as a number that [`size_of`] reads.
+pub(super) fn size(document: &RawDocument) -> Vec<u8> {
+    let bytes = u32::try_from(document.as_bytes().len()).unwrap_or(u32::MAX);
+    bytes.to_be_bytes().to_vec()
+}
+
+/// What [`size`] wrote.
+pub(super) fn size_of(key: &[u8]) -> u64 {
+    key.try_into().map_or(0, |bytes| u32::from_be_bytes(bytes).into())
+}
+
 /// The first key that belongs to a higher kind than `key`.
 pub(super) fn end_of_kind(key: &[u8]) -> Vec<u8> {
     vec![key.first().map_or(INTRICATE, |kind| kind.saturating_add(1))]

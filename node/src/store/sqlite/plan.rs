@@ -225,7 +225,7 @@ impl Planner<'_> {
 
     /// A branch for each value of a list.
     fn listed(&mut self, column: &Column, values: &[RawBson]) -> Option<Vec<String>> {
-        let keys: Option<Vec<Vec<u8>>> = values.iter().map(|value| simple(value)).collect();
+        let keys: Option<Vec<Vec<u8>>> = values.iter().map(simple).collect();
         let keys = keys.filter(|keys| keys.len() <= MOST_BRANCHES)?;
         if self.may_be_intricate(column) {
             return None;

@@ -4,17 +4,18 @@
 //! sort never carries documents about, and a caller that takes its time holds neither a thread nor a snapshot: between
 //! two helpings only the numbers are kept.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bson::oid::ObjectId;
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
+use rusqlite::types::ValueRef;
 use rusqlite::{CachedStatement, Rows, Statement, params_from_iter};
 
 use super::connection::Database;
 use super::key;
 use super::plan::Plan;
-use super::schema::{Table, quoted};
+use super::schema::{Column, Table, quoted};
 use crate::store::query::{Filter, Projection, SortOrder};
 
 /// Documents in one helping, at most.
@@ -206,6 +207,45 @@ pub(super) fn each(
         }
     }
     Ok(())
+}
+
+/// One document of a group, how many there are, and their bytes.
+pub(super) type Size = (Vec<u8>, u64, u64);
+
+/// Adds up the sizes of all documents by what stands in `column`, which is quoted. No document is read, and where sizes
+/// are kept in an index not even their rows are.
+pub(super) fn sizes(
+    database: &Database,
+    table: &Table,
+    column: &str,
+    abandoned: Abandoned<'_>,
+) -> rusqlite::Result<Vec<Size>> {
+    let name = quoted(table.collection.name());
+    let size = table.size_column().map_or("length(doc)".to_owned(), Column::quoted);
+    let mut every = database
+        .connection
+        .prepare_cached(&format!("SELECT seq, {column}, {size} FROM {name}"))?;
+    // A key is never empty: no bytes stand for a field that is not there.
+    let mut groups: HashMap<Vec<u8>, (i64, u64, u64)> = HashMap::new();
+    let mut rows = every.query([])?;
+    while let Some(row) = rows.next()?
+        && !abandoned()
+    {
+        let bytes = match row.get_ref(2)? {
+            ValueRef::Integer(length) => u64::try_from(length).unwrap_or(0),
+            other => other.as_blob().map_or(0, key::size_of),
+        };
+        let value = row.get_ref(1)?.as_blob_or_null()?.unwrap_or_default();
+        match groups.get_mut(value) {
+            Some((_, count, sum)) => (*count, *sum) = (*count + 1, *sum + bytes),
+            None => drop(groups.insert(value.to_vec(), (row.get(0)?, 1, bytes))),
+        }
+    }
+    let mut documents = fetch(database, table)?;
+    groups
+        .into_values()
+        .map(|(seq, count, bytes)| Ok((documents.query_row([seq], |row| row.get(0))?, count, bytes)))
+        .collect()
 }
 
 /// The rows that match, at most `most` of them, in the order asked for.

@@ -36,6 +36,8 @@ pub(super) struct Column {
     pub(super) leads: bool,
     /// An index holds only the rows in which it is worth finding.
     pub(super) worth: Option<Worth>,
+    /// It holds the document's own size instead of a value in it.
+    pub(super) is_size: bool,
     /// The column that follows it in an index that it leads, quoted.
     next: Option<String>,
 }
@@ -83,8 +85,11 @@ const CARRIED: [(&str, &[&str]); 3] = [
         ],
     ),
     ("channelID", &["clientID", "request.path"]),
-    ("status", &["channelID", "clientID"]),
+    ("status", &["channelID", "clientID", SIZE]),
 ];
+
+/// The column of transactions that holds the bytes of the document.
+const SIZE: &str = "openhim bytes";
 
 /// Columns of transactions in which few rows hold anything that is asked for. An index of these rows alone costs nothing
 /// for all the others.
@@ -227,6 +232,7 @@ impl Table {
             only: Some(Filter::compile(only)?),
             leads: true,
             worth: None,
+            is_size: false,
             next: None,
         });
         self.uniques.push(Unique {
@@ -262,6 +268,7 @@ impl Table {
             only: None,
             leads: false,
             worth: None,
+            is_size: path == SIZE,
             next: None,
         });
         Ok(self.columns.len() - 1)
@@ -287,7 +294,12 @@ impl Table {
     pub(super) fn column_at(&self, path: &Path) -> Option<&Column> {
         self.columns
             .iter()
-            .find(|column| column.only.is_none() && column.path == *path)
+            .find(|column| column.only.is_none() && !column.is_size && column.path == *path)
+    }
+
+    /// The column that holds the sizes of the documents, if they are kept apart.
+    pub(super) fn size_column(&self) -> Option<&Column> {
+        self.columns.iter().find(|column| column.is_size)
     }
 
     /// The sparse column that says whether there can be anything at `path`: its own, or the one that it goes into.
@@ -314,6 +326,9 @@ impl Column {
     pub(super) fn key(&self, document: &RawDocument) -> Key {
         if self.only.as_ref().is_some_and(|only| !only.matches(document)) {
             return None;
+        }
+        if self.is_size {
+            return Some(key::size(document));
         }
         let key = key::at(&self.path, document, self.unique);
         if key.is_none() && self.unique {
