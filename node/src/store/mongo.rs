@@ -335,6 +335,9 @@ fn query<'c>(collection: &'c mongodb::Collection<RawDocumentBuf>, find: &Find) -
     }
     if find.limit > 0 {
         query = query.limit(i64::try_from(find.limit).unwrap_or(i64::MAX));
+    } else {
+        // The server would send as much at once as fits into 16 MB, all of which the driver would hold.
+        query = query.batch_size(HELPING as u32);
     }
     if !find.projection.is_empty() {
         query = query.projection(find.projection.clone());

@@ -21,7 +21,7 @@ const SEARCHED: [&str; 5] = [
 const LARGEST_PAGE: u64 = 10_000;
 /// How long a search may go from the newest document to older ones. If it has not found enough by then, it will have to
 /// look at most of them, and does that faster in the order in which they lie.
-pub(super) const PATIENCE: Duration = Duration::from_millis(60);
+pub(super) const PATIENCE: Duration = Duration::from_millis(100);
 /// Parts of a transaction that few have, and what they have then.
 pub(super) const PARTS: [(&str, &str); 3] = [
     ("routes", "routes.0"),

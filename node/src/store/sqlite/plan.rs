@@ -6,7 +6,7 @@
 use bson::{RawBson, RawBsonRef};
 use rusqlite::Connection;
 
-use super::key::{self, EMPTY_ARRAY, INTRICATE, NULL};
+use super::key::{self, EMPTY_ARRAY, INTRICATE, Key, NULL};
 use super::schema::{Column, Table, Worth, quoted};
 use crate::store::query::{Direction, Filter, Node, Op, Path, Pattern, SortOrder, Test};
 
@@ -28,6 +28,19 @@ pub(super) struct Plan {
     pub(super) exact: bool,
     /// `ORDER BY` terms that give the order asked for; `None`: SQL can't give it.
     pub(super) order: Option<String>,
+    /// What rows are ordered by, where that is one thing: SQL's name of it, and the way.
+    key: Option<(String, Direction)>,
+}
+
+/// A place in the order of rows.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Place {
+    /// Of the row with this number.
+    Number(i64),
+    /// Of the rows with this key.
+    Key(Key),
+    /// Of the rows that have no key, and come last.
+    Nothing,
 }
 
 /// Conditions on one column, seen from SQL.
@@ -89,11 +102,48 @@ impl Plan {
         format!(" WHERE {}", all.join(" AND "))
     }
 
+    /// True if a look can go on after a row that another one ended with.
+    pub(super) fn can_go_on(&self) -> bool {
+        self.key.is_some()
+    }
+
+    /// Only rows that come after those with this place in the order.
+    pub(super) fn go_on(&mut self, after: &Place) {
+        let Some((name, way)) = self.key.clone() else {
+            return;
+        };
+        let sign = match way {
+            Direction::Up => ">",
+            Direction::Down => "<",
+        };
+        let condition = match after {
+            Place::Number(seq) => format!("{name} {sign} {seq}"),
+            Place::Key(Some(key)) => {
+                self.parameters.push(key.clone());
+                format!("{name} {sign} ?{}", self.parameters.len())
+            }
+            // Nothing comes before everything else, whichever way it is seen from.
+            Place::Key(None) => format!("{name} IS NOT NULL"),
+            Place::Nothing => format!("{name} IS NULL"),
+        };
+        self.conditions.push(condition);
+    }
+
+    /// What is left after the rows whose place in the order has a value: those without one come last.
+    pub(super) fn leaves_nothing(&self, after: &Place) -> bool {
+        let is_down = matches!(self.key, Some((_, Direction::Down)));
+        is_down && matches!(after, Place::Key(_))
+    }
+
     /// Asks for the numbers of the rows of `table` in this order, at most as many as `bounds` says.
     pub(super) fn select(&self, table: &Table, order: &str, bounds: &str) -> String {
         let name = quoted(table.collection.name());
         let (Some(branches), Some(key)) = (&self.branches, order.split(' ').next()) else {
-            return format!("SELECT seq FROM {name}{} ORDER BY {order}{bounds}", self.condition());
+            let key = self.key.as_ref().map_or("NULL", |(key, _)| key);
+            return format!(
+                "SELECT seq, {key} FROM {name}{} ORDER BY {order}{bounds}",
+                self.condition()
+            );
         };
         let parts: Vec<String> = branches
             .iter()
@@ -103,7 +153,7 @@ impl Plan {
             })
             .collect();
         match &*parts {
-            [] => format!("SELECT seq FROM {name} WHERE FALSE"),
+            [] => format!("SELECT seq, NULL FROM {name} WHERE FALSE"),
             [only] => format!("{only} ORDER BY {order}{bounds}"),
             several => format!(
                 "{} ORDER BY 2{}{bounds}",
@@ -458,6 +508,7 @@ impl Planner<'_> {
 
     fn order(&mut self, sort: &SortOrder) -> Option<String> {
         if sort.is_empty() {
+            self.plan.key = Some(("seq".to_owned(), Direction::Up));
             return Some("seq".to_owned());
         }
         let mut terms = Vec::new();
@@ -476,6 +527,9 @@ impl Planner<'_> {
             } else {
                 format!("coalesce({name}, x'{NULL:02X}')")
             };
+            if last == 0 {
+                self.plan.key = Some((term.clone(), *direction));
+            }
             let way = match direction {
                 Direction::Up => "",
                 Direction::Down => " DESC",

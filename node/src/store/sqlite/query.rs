@@ -2,7 +2,7 @@
 //!
 //! First the rows' numbers are found, in order and from the columns alone; then documents are fetched by number. So a
 //! sort never carries documents about, and a caller that takes its time holds neither a thread nor a snapshot: between
-//! two helpings only the numbers are kept.
+//! two helpings only some numbers are kept, however long the list is.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use std::sync::Arc;
 use bson::oid::ObjectId;
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
 use rusqlite::types::ValueRef;
-use rusqlite::{CachedStatement, Rows, Statement, params_from_iter};
+use rusqlite::{CachedStatement, Row, Rows, Statement, params_from_iter};
 
 use super::connection::Database;
 use super::key;
-use super::plan::Plan;
+use super::plan::{Place, Plan};
 use super::schema::{Column, Table, quoted};
 use crate::store::query::{Filter, Projection, SortOrder};
 
@@ -22,6 +22,9 @@ use crate::store::query::{Filter, Projection, SortOrder};
 const HELPING: usize = 256;
 /// Bytes of documents in one helping, about.
 const HELPING_BYTES: usize = 1 << 20;
+
+/// Numbers of rows that are kept between two helpings, about: then another look is taken for those that follow.
+const AHEAD: usize = 5_000;
 
 /// A query, compiled.
 #[derive(Debug)]
@@ -61,6 +64,8 @@ pub(super) struct Helping {
 pub(super) struct Rest {
     query: Arc<Query>,
     rows: VecDeque<i64>,
+    /// Where to look for more rows after those.
+    after: Option<Place>,
     /// How many more documents are wanted; `None`: all.
     wanted: Option<u64>,
     /// Matching documents to pass over.
@@ -72,34 +77,59 @@ pub(super) type Abandoned<'a> = &'a dyn Fn() -> bool;
 
 /// Finds the first documents.
 pub(super) fn start(database: &Database, query: Arc<Query>, abandoned: Abandoned<'_>) -> rusqlite::Result<Helping> {
+    let rest = Rest {
+        rows: VecDeque::new(),
+        after: None,
+        wanted: (query.limit > 0).then_some(query.limit),
+        skip: query.skip,
+        query,
+    };
+    look(database, rest, abandoned)
+}
+
+/// Looks for rows, from the beginning or where the last look ended, and fetches the first documents of them.
+fn look(database: &Database, mut rest: Rest, abandoned: Abandoned<'_>) -> rusqlite::Result<Helping> {
     let connection = &database.connection;
     let snapshot = connection.unchecked_transaction()?;
-    let plan = Plan::make(connection, query.table, &query.filter, &query.sort)?;
+    let query = Arc::clone(&rest.query);
+    let mut plan = Plan::make(connection, query.table, &query.filter, &query.sort)?;
     database.use_patterns(&plan.patterns);
-    let wanted = (query.limit > 0).then_some(query.limit);
-    let helping = match &plan.order {
+    let helping = match plan.order.clone() {
         Some(order) => {
-            let mut rest = Rest {
-                rows: VecDeque::new(),
-                wanted,
-                skip: query.skip,
-                query: Arc::clone(&query),
-            };
+            let after = rest.after.take();
             let mut bounds = String::new();
-            if plan.exact && (wanted.is_some() || query.skip > 0) {
-                let most = wanted.map_or(-1, |wanted| i64::try_from(wanted).unwrap_or(i64::MAX));
-                bounds = format!(" LIMIT {most} OFFSET {}", i64::try_from(query.skip).unwrap_or(i64::MAX));
+            if let Some(after) = &after {
+                plan.go_on(after);
+            } else if plan.exact && (rest.wanted.is_some() || rest.skip > 0) {
+                let most = rest
+                    .wanted
+                    .map_or(-1, |wanted| i64::try_from(wanted).unwrap_or(i64::MAX));
+                bounds = format!(" LIMIT {most} OFFSET {}", i64::try_from(rest.skip).unwrap_or(i64::MAX));
                 rest.skip = 0;
             }
-            let sql = plan.select(query.table, order, &bounds);
+            let sql = plan.select(query.table, &order, &bounds);
             let mut statement = statement(database, &sql, &plan)?;
             let mut rows = statement.rows(&plan)?;
             let mut helping = Vec::new();
             let mut taker = Taker::new(database, &rest)?;
-            while let Some(row) = rows.next()? {
+            let mut last = None;
+            loop {
+                let Some(row) = rows.next()? else {
+                    rest.after = after.filter(|after| plan.leaves_nothing(after)).map(|_| Place::Nothing);
+                    break;
+                };
+                let seq = row.get(0)?;
                 if taker.is_full() {
-                    rest.rows.push_back(row.get(0)?);
-                } else if !taker.take(row.get(0)?, &mut helping)? || abandoned() {
+                    if rest.rows.len() >= AHEAD && plan.can_go_on() {
+                        let place = place(row)?;
+                        if last.is_some() && last.as_ref() != Some(&place) {
+                            rest.after = last;
+                            break;
+                        }
+                        last = Some(place);
+                    }
+                    rest.rows.push_back(seq);
+                } else if !taker.take(seq, &mut helping)? || abandoned() {
                     break;
                 }
             }
@@ -108,13 +138,8 @@ pub(super) fn start(database: &Database, query: Arc<Query>, abandoned: Abandoned
             helping_of(helping, rest)
         }
         None => {
-            let rows = sorted(database, &query, &plan, abandoned)?;
-            let rest = Rest {
-                rows,
-                wanted,
-                skip: 0,
-                query: Arc::clone(&query),
-            };
+            rest.rows = sorted(database, &query, &plan, abandoned)?;
+            rest.skip = 0;
             next(database, rest, abandoned)?
         }
     };
@@ -122,8 +147,19 @@ pub(super) fn start(database: &Database, query: Arc<Query>, abandoned: Abandoned
     Ok(helping)
 }
 
+/// Where a row stands in the order.
+fn place(row: &Row<'_>) -> rusqlite::Result<Place> {
+    Ok(match row.get_ref(1)? {
+        ValueRef::Integer(seq) => Place::Number(seq),
+        other => Place::Key(other.as_blob_or_null()?.map(<[u8]>::to_vec)),
+    })
+}
+
 /// Fetches the next documents.
 pub(super) fn next(database: &Database, mut rest: Rest, abandoned: Abandoned<'_>) -> rusqlite::Result<Helping> {
+    if rest.rows.is_empty() && rest.after.is_some() {
+        return look(database, rest, abandoned);
+    }
     let mut helping = Vec::new();
     let mut taker = Taker::new(database, &rest)?;
     let mut rows = std::mem::take(&mut rest.rows);
@@ -142,7 +178,7 @@ pub(super) fn next(database: &Database, mut rest: Rest, abandoned: Abandoned<'_>
 }
 
 fn helping_of(documents: Vec<RawDocumentBuf>, rest: Rest) -> Helping {
-    let more = !rest.rows.is_empty() && rest.wanted != Some(0);
+    let more = (!rest.rows.is_empty() || rest.after.is_some()) && rest.wanted != Some(0);
     Helping {
         documents,
         rest: more.then_some(rest),

@@ -159,3 +159,50 @@ async fn changes_find_what_queries_find() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_list_that_is_looked_for_in_pieces_has_everything_once_and_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let store: SharedStore = open(&folder.path().join("long.db"));
+    let count = 12_500;
+    // Several have the same time, every thirteenth has none, and they were not written in the order of time.
+    let time = |number: i32| (number % 13 != 0).then_some(i64::from(number * 7919 % count) / 3);
+    let insert = |number: i32| {
+        let mut document = doc! {"_id": number, "channelID": number % 2};
+        if let Some(time) = time(number) {
+            document.insert("request", doc! {"timestamp": date(time)});
+        }
+        Write::Insert {
+            into: Collection::Transactions,
+            document,
+        }
+    };
+    store.write(&(0..count).map(insert).collect::<Vec<_>>()).await.unwrap();
+
+    for (filter, sort, skip) in [
+        (doc! {}, doc! {}, 0),
+        (doc! {}, doc! {"request.timestamp": -1}, 0),
+        (doc! {}, doc! {"request.timestamp": 1}, 7),
+        (doc! {"channelID": {"$in": [0, 1]}}, doc! {"request.timestamp": -1}, 3),
+        (doc! {"other": null}, doc! {"request.timestamp": -1}, 5),
+    ] {
+        let find = Find {
+            skip,
+            ..Find::by(filter.clone()).sorted(sort.clone())
+        };
+        let found = store.all(Collection::Transactions, find).await.unwrap();
+
+        let times: Vec<Option<i64>> = found.iter().map(|document| time(id(document))).collect();
+        let mut ids: Vec<i32> = found.iter().map(id).collect();
+        assert_eq!(ids.len(), (count - skip as i32) as usize, "{filter} {sort}");
+        let in_order = match sort.get_i32("request.timestamp") {
+            Ok(1) => times.is_sorted(),
+            Ok(_) => times.is_sorted_by(|one, other| one >= other),
+            Err(_) => ids.is_sorted(),
+        };
+        assert!(in_order, "{filter} {sort}");
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), found.len(), "{filter} {sort}");
+    }
+}
