@@ -22,7 +22,7 @@ use crate::store::{Collection, Find, SharedStore, Write};
 const CULLED_UNTIL: &str = "openhimBodiesCulledUntil";
 
 /// Transactions changed in one write, and the pause after it, so that messages hardly notice.
-const BATCH: u64 = 100;
+const BATCH: u64 = 20;
 const BREATH: Duration = Duration::from_millis(10);
 
 const DAY_MILLIS: f64 = 86_400_000.0;

@@ -22,8 +22,8 @@ use crate::store::{Collection, Find, SharedStore, Write};
 /// The name in the store.
 pub const NAME: &str = "transaction retention";
 /// Transactions deleted in one write, and the pause after it.
-const BATCH: u64 = 200;
-const BREATH: Duration = Duration::from_millis(20);
+const BATCH: u64 = 50;
+const BREATH: Duration = Duration::from_millis(10);
 /// The field of a channel that holds its own rule: `maxAgeDays`, `maxSizeMB`.
 const RULE: &str = "retention";
 /// What channels occupy is measured this often, because all transactions are looked at: often where a channel is bounded

@@ -298,6 +298,27 @@ async fn culling_takes_every_old_body_of_the_channel_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn culling_goes_through_many_of_which_several_came_at_the_same_moment() {
+    let fixture = Fixture::new();
+    let channel = ObjectId::new();
+    let document = doc! { "_id": channel, "name": "c", "urlPattern": "x", "maxBodyAgeDays": 2 };
+    fixture.insert(Collection::Channels, document).await;
+    let ids: Vec<ObjectId> = (0..90).map(|_| ObjectId::new()).collect();
+    for (number, id) in ids.iter().enumerate() {
+        let at_once = number / 45 * 45;
+        let age = 3 * DAY + at_once as Millis;
+        fixture.insert(Collection::Transactions, aged(channel, *id, age)).await;
+    }
+
+    let job = BodyCull::job(Arc::clone(&fixture.store), &config::Config::defaults().body_cull).expect("switched on");
+    job.run(run_at(NOW)).await.expect("a run");
+
+    for id in ids {
+        assert!(!has_body_anywhere(&Bson::Document(fixture.transaction(id).await)));
+    }
+}
+
+#[tokio::test]
 async fn culling_leaves_alone_what_is_older_than_the_last_run_of_openhim() {
     let fixture = Fixture::new();
     let channel = ObjectId::new();
