@@ -18,10 +18,13 @@ const DEFAULT_DATABASE: &str = "openhim";
 /// Codes for an index or a collection that is there with other options.
 const ALREADY_THERE: [i32; 3] = [48, 85, 86];
 
-/// Indexes of the documents that have such a part.
-const PART_ROUTES: &str = "openhim_routes";
-const PART_ORCHESTRATIONS: &str = "openhim_orchestrations";
-const PART_PROPERTIES: &str = "openhim_properties";
+/// Indexes of the documents that have such a part, newest first. Servers before 5.0 tell indexes apart by their fields
+/// alone, so each has others.
+const PARTS: [(&str, Option<&str>); 3] = [
+    ("openhim_routes", None),
+    ("openhim_orchestrations", Some("channelID")),
+    ("openhim_properties", Some("clientID")),
+];
 
 /// Documents from which on it is worth telling that indexes are being made, and how often.
 const WORTH_TELLING: u64 = 10_000;
@@ -205,15 +208,13 @@ async fn prepare_one(database: Database, collection: Collection, is_new: bool, l
 pub(super) fn indexes(collection: Collection) -> Vec<Index> {
     let mut indexes = collection.indexes();
     if collection == Collection::Transactions {
-        let newest = || doc! {"request.timestamp": -1};
         let answered = doc! {"response.status": {"$exists": true}};
         indexes.push(Index::on(doc! {"response.status": 1, "request.timestamp": -1}).only(answered));
-        let parts = [PART_ROUTES, PART_ORCHESTRATIONS, PART_PROPERTIES]
-            .into_iter()
-            .zip(asked::PARTS);
-        indexes.extend(parts.map(|(name, (_, there))| {
+        indexes.extend(PARTS.into_iter().zip(asked::PARTS).map(|((name, beside), (_, there))| {
             let only = doc! {there: {"$exists": true}};
-            Index::on(newest()).only(only).named(name)
+            let mut keys = doc! {"request.timestamp": -1};
+            keys.extend(beside.map(|path| (path.to_owned(), Bson::Int32(1))));
+            Index::on(keys).only(only).named(name)
         }));
     }
     indexes
