@@ -1,3 +1,5 @@
 //! The management API as programs of other people use it.
 
+mod fuzz;
 mod mediators;
+mod openid;

@@ -1,11 +1,15 @@
 //! From a cause to a status and a body: the only place that decides it.
 //!
 //! Handlers say what went wrong ([`Refusal`]); the store and the schema engine say why ([`Fault`]). Clients parse
-//! OpenHIM's sentences, so causes are spoken as JavaScript would (`Name: message`). An answer of 500 and up is logged
-//! once, here.
+//! OpenHIM's sentences, so causes are spoken as JavaScript would (`Name: message`).
+//!
+//! OpenHIM answers many mistakes of the caller with 500, and its clients know it so. Only what no honest client sends
+//! (operators that run code, keys that cannot be stored, queries without measure) is 400 here, and whoever sends
+//! `Prefer: handling=strict` gets a 4xx for each mistake that is theirs ([`Handling`]). An answer of 500 and up is
+//! logged once, here.
 
 use bson::oid::ObjectId;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::reply::Reply;
@@ -20,6 +24,9 @@ use crate::store::StoreError;
 pub(super) enum Fault {
     #[error("{0}")]
     Store(#[from] StoreError),
+    /// A body that no document can be made of.
+    #[error("{0}")]
+    Json(#[from] JsonError),
     /// JSON inside a query parameter or a field that is none.
     #[error("{0}")]
     Syntax(String),
@@ -29,17 +36,62 @@ pub(super) enum Fault {
     /// Something that has to be there is missing or of the wrong kind.
     #[error("{0}")]
     Type(String),
+    /// A key or certificate that cannot be used.
+    #[error("{0}")]
+    Unfit(String),
+    /// Somebody else whom we asked on the caller's behalf.
+    #[error("{0}")]
+    Provider(String),
     #[error("{0}")]
     Other(String),
 }
 
+/// How mistakes of the caller are answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Handling {
+    /// With the statuses that OpenHIM's clients know, often 500.
+    #[default]
+    Known,
+    /// Always with 4xx.
+    Strict,
+}
+
+impl Handling {
+    /// What the request prefers (RFC 7240).
+    pub(super) fn preferred(headers: &HeaderMap) -> Self {
+        let words = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+        let mut words = words.flat_map(|value| value.split(',')).map(str::trim);
+        if words.any(|word| word.eq_ignore_ascii_case("handling=strict")) {
+            Self::Strict
+        } else {
+            Self::Known
+        }
+    }
+}
+
 impl Fault {
+    /// The status that says whose fault it was.
+    fn status(&self, handling: Handling) -> StatusCode {
+        use SchemaError as E;
+        match self {
+            Self::Json(JsonError::NulInKey | JsonError::TooDeep) => StatusCode::BAD_REQUEST,
+            Self::Schema(E::Operator(_) | E::Unusable(_) | E::TooLarge) => StatusCode::BAD_REQUEST,
+            Self::Store(StoreError::TooLarge) => StatusCode::PAYLOAD_TOO_LARGE,
+            _ if handling == Handling::Known => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Store(StoreError::Duplicate { .. }) => StatusCode::CONFLICT,
+            Self::Schema(_) | Self::Syntax(_) | Self::Type(_) | Self::Unfit(_) => StatusCode::BAD_REQUEST,
+            Self::Store(StoreError::BadQuery(_)) => StatusCode::BAD_REQUEST,
+            Self::Provider(_) => StatusCode::FAILED_DEPENDENCY,
+            Self::Store(_) | Self::Json(_) | Self::Other(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
     /// `Name: message`, as JavaScript prints an error.
     pub(super) fn spoken(&self) -> String {
         let name = match self {
             Self::Schema(error) => return error.named(),
             Self::Store(StoreError::Duplicate { .. } | StoreError::BadQuery(_)) => "MongoServerError",
-            Self::Store(_) | Self::Other(_) => "Error",
+            Self::Store(_) | Self::Json(_) | Self::Unfit(_) | Self::Provider(_) | Self::Other(_) => "Error",
             Self::Syntax(_) => "SyntaxError",
             Self::Type(_) => "TypeError",
         };
@@ -61,19 +113,16 @@ impl From<ValidationError> for Fault {
 
 impl From<CertificateError> for Fault {
     fn from(error: CertificateError) -> Self {
-        Self::Other(error.to_string())
+        match error {
+            CertificateError::Generate(_) => Self::Other(error.to_string()),
+            theirs => Self::Unfit(theirs.to_string()),
+        }
     }
 }
 
 impl From<KeyError> for Fault {
     fn from(error: KeyError) -> Self {
-        Self::Other(error.to_string())
-    }
-}
-
-impl From<JsonError> for Fault {
-    fn from(error: JsonError) -> Self {
-        Self::Other(error.to_string())
+        Self::Unfit(error.to_string())
     }
 }
 
@@ -151,15 +200,15 @@ pub(super) enum Refusal {
 
 impl Refusal {
     /// The answer.
-    pub(super) fn into_reply(self) -> Reply {
-        let reply = self.reply();
+    pub(super) fn into_reply(self, handling: Handling) -> Reply {
+        let reply = self.reply(handling);
         if reply.status.is_server_error() {
             tracing::error!(status = reply.status.as_u16(), error = %self, "API request failed: {self}");
         }
         reply
     }
 
-    fn reply(&self) -> Reply {
+    fn reply(&self, handling: Handling) -> Reply {
         use StatusCode as S;
         match self {
             Self::Unauthenticated => Reply::phrase(S::UNAUTHORIZED),
@@ -178,10 +227,13 @@ impl Refusal {
             Self::Gone(text) => Reply::text(S::GONE, text),
             Self::InUse(by) => Reply::json(S::CONFLICT, by),
             Self::Rejected { .. } => Reply::text(S::BAD_REQUEST, self.to_string()),
-            Self::Failed { .. } | Self::Bare(_) | Self::Broken(_) => {
-                Reply::text(S::INTERNAL_SERVER_ERROR, self.to_string())
-            }
-            Self::Internal(_) => Reply::text(S::INTERNAL_SERVER_ERROR, "Internal Server Error"),
+            Self::Failed { cause, .. } | Self::Bare(cause) => Reply::text(cause.status(handling), self.to_string()),
+            Self::Broken(_) => Reply::text(S::INTERNAL_SERVER_ERROR, self.to_string()),
+            // No word to clients that know OpenHIM; the others want to know what they did wrong.
+            Self::Internal(cause) => match cause.status(handling) {
+                S::INTERNAL_SERVER_ERROR => Reply::text(S::INTERNAL_SERVER_ERROR, "Internal Server Error"),
+                theirs => Reply::text(theirs, cause.spoken()),
+            },
             Self::Json { status, text } => Reply::json(*status, &json!({ "error": text })),
         }
     }

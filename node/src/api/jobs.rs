@@ -89,7 +89,7 @@ pub(super) async fn waiting(call: Call, caller: Caller) -> Answer {
 pub(super) async fn purge(call: Call, caller: Caller) -> Answer {
     const DOING: &str = "Could not purge the retries via the API:";
     caller.require("purgeRetries", Permission::TransactionRerunAll)?;
-    let channel = error::id(&call.params.get("channelId"), "Channel").doing(DOING)?;
+    let channel = error::id(&call.params.get("channelId"), "Channel").rejected(DOING)?;
     let gone = Write::Delete {
         from: Collection::AutoRetries,
         filter: doc! {"channelID": channel},

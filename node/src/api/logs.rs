@@ -58,7 +58,7 @@ async fn read(api: &Api, query: &Query) -> Result<Reply, Fault> {
 fn find(query: &Query, now: Millis) -> Result<Find, Fault> {
     let instant = |key: &str, default: Millis| match query.filled(key) {
         None => Ok(default),
-        Some(text) => date::parse(&text).ok_or_else(|| Fault::Other(format!("{key} is no date"))),
+        Some(text) => date::parse(&text).ok_or_else(|| Fault::Type(format!("{key} is no date"))),
     };
     let (from, until) = (instant("from", now - RECENT)?, instant("until", now)?);
     Ok(Find {

@@ -1,4 +1,7 @@
-//! The API's own description: OpenAPI 3.1 and a page to read, both made from the table of routes.
+//! The API's own description: OpenAPI 3.1 and a page to read, both made from the table of routes and what they take
+//! ([`input`]).
+
+mod input;
 
 use http::Method;
 use serde_json::{Map, Value, json};
@@ -7,34 +10,9 @@ use super::context::Call;
 use super::reply::Reply;
 use super::router::{Answer, Handler, Route};
 
-/// Query parameters that routes read: pattern, then names.
-const QUERIES: [(&str, &[&str]); 16] = [
-    (
-        "/transactions",
-        &["filterLimit", "filterPage", "filterRepresentation", "filters"],
-    ),
-    ("/transactions/:transactionId", &["filterRepresentation"]),
-    ("/transactions/clients/:clientId", &["filterRepresentation"]),
-    ("/tasks", &["filterLimit", "filterPage", "filters"]),
-    ("/tasks/:taskId", &["filterLimit", "filterPage", "filters"]),
-    (
-        "/audits",
-        &["filterLimit", "filterPage", "filterRepresentation", "filters"],
-    ),
-    ("/logs", &["from", "until", "start", "limit", "level"]),
-    ("/clients/:clientId", &["byNamedClientID"]),
-    ("/clients/:clientId/:property", &["byNamedClientID"]),
-    ("/metrics", &["startDate", "endDate"]),
-    ("/metrics/channels", &["startDate", "endDate"]),
-    ("/metrics/channels/:channelID", &["startDate", "endDate"]),
-    ("/metrics/timeseries/:timeSeries", &["startDate", "endDate"]),
-    ("/metrics/timeseries/:timeSeries/channels", &["startDate", "endDate"]),
-    (
-        "/metrics/timeseries/:timeSeries/channels/:channelID",
-        &["startDate", "endDate"],
-    ),
-    ("/authenticate/local", &["username", "password"]),
-];
+const DESCRIPTION: &str = "Compatible with OpenHIM core 8.5.0. Paths match in any case. Errors are plain text. As in \
+    OpenHIM, many mistakes of the caller (an id that is none, a missing field) are answered with 500; send \
+    `Prefer: handling=strict` to get a 4xx for each.";
 
 /// `GET /openapi.json`
 pub(super) async fn document(_call: Call) -> Answer {
@@ -57,15 +35,21 @@ fn describe(routes: &[Route]) -> Value {
         "info": {
             "title": "OpenHIM management API",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "Compatible with OpenHIM core 8.5.0. Paths match in any case. Errors are plain text.",
+            "description": DESCRIPTION,
         },
         "paths": paths,
         "security": [{"session": []}, {"basic": []}],
-        "components": {"securitySchemes": {
-            "session": {"type": "apiKey", "in": "cookie", "name": "koa.sess",
-                "description": "Begun by POST /authenticate/local; goes with the cookie koa.sess.sig."},
-            "basic": {"type": "http", "scheme": "basic"},
-        }},
+        "components": {
+            "securitySchemes": {
+                "session": {"type": "apiKey", "in": "cookie", "name": "koa.sess",
+                    "description": "Begun by POST /authenticate/local; goes with the cookie koa.sess.sig."},
+                "basic": {"type": "http", "scheme": "basic"},
+            },
+            "parameters": {"prefer": {
+                "name": "Prefer", "in": "header", "schema": {"const": "handling=strict"},
+                "description": "Answers each mistake of the caller with a 4xx, where OpenHIM answers many with 500.",
+            }},
+        },
     })
 }
 
@@ -75,12 +59,9 @@ fn operation(route: &Route) -> Value {
         "tags": [tag(route.pattern)],
         "responses": responses(route),
     });
-    let parameters = parameters(route.pattern);
-    if !parameters.is_empty() {
-        operation["parameters"] = parameters.into();
-    }
-    if route.method == Method::POST || route.method == Method::PUT {
-        operation["requestBody"] = json!({"content": {"application/json": {"schema": {"type": ["object", "array"]}}}});
+    operation["parameters"] = parameters(route).into();
+    if let Some(schema) = input::body(route.pattern, &route.method) {
+        operation["requestBody"] = json!({"required": true, "content": {"application/json": {"schema": schema}}});
     }
     if matches!(route.handler, Handler::Public(_)) {
         operation["security"] = json!([]);
@@ -104,17 +85,28 @@ fn responses(route: &Route) -> Value {
     responses
 }
 
-fn parameters(pattern: &str) -> Vec<Value> {
-    let in_path = pattern.split('/').filter_map(|segment| segment.strip_prefix(':'));
-    let in_path =
-        in_path.map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}));
-    let in_query = queries(pattern).map(|name| json!({"name": name, "in": "query", "schema": {"type": "string"}}));
-    in_path.chain(in_query).collect()
+fn parameters(route: &Route) -> Vec<Value> {
+    let in_path = route.pattern.split('/').filter_map(|segment| segment.strip_prefix(':'));
+    let in_path = in_path.map(
+        |name| json!({"name": name, "in": "path", "required": true, "schema": input::in_path(route.pattern, name)}),
+    );
+    let in_query = input::query(route.pattern, &route.method);
+    let in_query = in_query
+        .into_iter()
+        .map(|(name, schema)| json!({"name": name, "in": "query", "schema": schema}));
+    let filters = input::filters(route.pattern, &route.method).map(|filters| {
+        json!({"name": "filters", "in": "query", "required": filters.required,
+            "content": {"application/json": {"schema": {"type": "object"}}}})
+    });
+    let prefer = json!({"$ref": "#/components/parameters/prefer"});
+    in_path.chain(in_query).chain(filters).chain([prefer]).collect()
 }
 
-fn queries(pattern: &str) -> impl Iterator<Item = &'static str> {
-    let found = QUERIES.iter().find(|(known, _)| *known == pattern);
-    found.map_or(&[][..], |(_, names)| names).iter().copied()
+/// The names of a route's query parameters.
+fn queries(route: &Route) -> Vec<&'static str> {
+    let named = input::query(route.pattern, &route.method);
+    let filters = input::filters(route.pattern, &route.method).map(|_| "filters");
+    named.into_iter().map(|(name, _)| name).chain(filters).collect()
 }
 
 fn tag(pattern: &str) -> &str {
@@ -143,7 +135,7 @@ fn html(routes: &[Route]) -> String {
             Handler::Public(_) => "open",
             Handler::Gated(_) => "login",
         };
-        let queries: Vec<&str> = queries(route.pattern).collect();
+        let queries = queries(route);
         let query = if queries.is_empty() {
             String::new()
         } else {
@@ -172,8 +164,24 @@ fn html(routes: &[Route]) -> String {
 mod tests {
     use super::*;
 
+    /// Where the whole description is kept to be compared with.
+    const KEPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/api/openapi/openapi.json");
+
     #[test]
-    fn every_route_is_described_with_its_parameters() {
+    fn the_description_is_the_one_that_was_agreed_on() {
+        let described = serde_json::to_string_pretty(&describe(&super::super::routes())).unwrap() + "\n";
+        if std::env::var_os("OPENHIM_UPDATE_OPENAPI").is_some() {
+            std::fs::write(KEPT, &described).unwrap();
+        }
+        let kept = std::fs::read_to_string(KEPT).unwrap();
+        assert!(
+            described == kept,
+            "the API's description has changed: look at the difference after OPENHIM_UPDATE_OPENAPI=1 cargo test openapi"
+        );
+    }
+
+    #[test]
+    fn every_route_is_described_with_what_it_takes() {
         let routes = super::super::routes();
         let described = describe(&routes);
         for route in &routes {
@@ -184,6 +192,12 @@ mod tests {
         assert_eq!(one["parameters"][0]["name"], "channelID");
         assert_eq!(one["parameters"][1]["name"], "startDate");
         assert_eq!(described["paths"]["/heartbeat"]["get"]["security"], json!([]));
+        let channel = &described["paths"]["/channels"]["post"]["requestBody"]["content"]["application/json"]["schema"];
+        assert_eq!(channel["required"], json!(["name", "urlPattern"]));
+        assert_eq!(
+            channel["properties"]["routes"]["items"]["properties"]["port"]["maximum"],
+            65_536
+        );
     }
 
     #[test]

@@ -30,7 +30,7 @@ use super::auth::{Caller, Proof, basic, gate, session};
 use super::body::{self, Stream};
 use super::context::{Api, Call, Origin, Query};
 use super::cors;
-use super::error::{Fault, Refusal};
+use super::error::{Fault, Handling, Refusal};
 use super::reply::{Chunk, Content, Reply, SessionChange};
 use super::router::{self, Route};
 
@@ -187,9 +187,10 @@ impl Service {
         peer: Peer,
         headers: &mut HeaderMap,
     ) -> Reply {
+        let handling = Handling::preferred(&parts.headers);
         let call = match self.call(parts, incoming, peer).await {
             Ok(call) => call,
-            Err(refusal) => return refusal.into_reply(),
+            Err(refusal) => return refusal.into_reply(handling),
         };
         let (origin, session) = (call.origin, call.session.clone());
         let Outcome {
@@ -204,7 +205,7 @@ impl Service {
             let change = std::mem::take(&mut reply.session);
             let mut cookies = HeaderMap::new();
             if let Err(refusal) = session::settle(&self.api, origin, &session, change, &mut cookies).await {
-                return refusal.into_reply();
+                return refusal.into_reply(handling);
             }
             headers.extend(cookies);
         }
@@ -231,34 +232,36 @@ impl Service {
     }
 
     async fn route(&self, mut call: Call) -> Outcome {
+        let handling = Handling::preferred(&call.headers);
         match router::find(&self.routes, &call.method, &call.path, |route| {
             route.handler.public().filter(|_| super::is_offered(route, &call))
         }) {
-            Err(malformed) => return Outcome::malformed(&malformed),
+            Err(malformed) => return Outcome::malformed(&malformed, handling),
             Ok(Some((handler, params))) => {
                 call.params = params;
-                return Outcome::of(handler(call).await, None);
+                return Outcome::of(handler(call).await, None, handling);
             }
             Ok(None) => {}
         }
         match gate::pass(&call).await {
             Ok(caller) => self.route_gated(call, caller).await,
-            Err(refusal) => Outcome::of(Err(refusal), None),
+            Err(refusal) => Outcome::of(Err(refusal), None, handling),
         }
     }
 
     async fn route_gated(&self, mut call: Call, caller: Caller) -> Outcome {
+        let handling = Handling::preferred(&call.headers);
         let proof = Some(caller.proof);
         let token_login = (caller.proof == Proof::Token).then(|| caller.email().to_owned());
         let found = router::find(&self.routes, &call.method, &call.path, |route| route.handler.gated());
         let mut outcome = match found {
-            Err(malformed) => return Outcome::malformed(&malformed),
+            Err(malformed) => return Outcome::malformed(&malformed, handling),
             Ok(Some((handler, params))) => {
                 call.params = params;
-                Outcome::of(handler(call, caller).await, proof)
+                Outcome::of(handler(call, caller).await, proof, handling)
             }
-            Ok(None) if proof == Some(Proof::Basic) => Outcome::of(Ok(Reply::phrase(StatusCode::OK)), proof),
-            Ok(None) => Outcome::of(Err(Refusal::Status(StatusCode::NOT_FOUND)), proof),
+            Ok(None) if proof == Some(Proof::Basic) => Outcome::of(Ok(Reply::phrase(StatusCode::OK)), proof, handling),
+            Ok(None) => Outcome::of(Err(Refusal::Status(StatusCode::NOT_FOUND)), proof, handling),
         };
         if let (Some(email), SessionChange::Keep) = (token_login, &outcome.reply.session) {
             outcome.reply.session = SessionChange::Begin(email);
@@ -268,7 +271,7 @@ impl Service {
 }
 
 impl Outcome {
-    fn of(answer: router::Answer, proof: Option<Proof>) -> Self {
+    fn of(answer: router::Answer, proof: Option<Proof>, handling: Handling) -> Self {
         match answer {
             Ok(reply) => Self {
                 reply,
@@ -277,14 +280,15 @@ impl Outcome {
             },
             Err(refusal) => Self {
                 thrown: matches!(refusal, Refusal::Internal(_)),
-                reply: refusal.into_reply(),
+                reply: refusal.into_reply(handling),
                 proof,
             },
         }
     }
 
-    fn malformed(malformed: &router::MalformedPath) -> Self {
-        Self::of(Err(Refusal::Internal(Fault::Other(malformed.to_string()))), None)
+    fn malformed(malformed: &router::MalformedPath, handling: Handling) -> Self {
+        let fault = Fault::Syntax(malformed.to_string());
+        Self::of(Err(Refusal::Internal(fault)), None, handling)
     }
 }
 

@@ -5,6 +5,7 @@ mod audits;
 mod channels;
 mod clients;
 mod groups;
+mod hostile;
 mod jobs;
 mod keystore;
 mod login;
@@ -43,9 +44,11 @@ use crate::keystore::{Keystore, LiveKeystore, cert_document};
 use crate::model::role::Permission;
 use crate::notify::email::{Mail, MailError};
 use crate::notify::{Message, Notify, NotifyError};
+use crate::store::mongo::{MongoOptions, MongoStore};
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::{Collection, Find, SharedStore, Write};
 use crate::tables::{self, Keeper};
+use crate::testing::mongod::Mongod;
 
 /// 2026-11-22T11:39:08Z
 const NOW: Millis = 1_795_347_548_000;
@@ -183,6 +186,23 @@ impl TestApi {
             ..SqliteOptions::default()
         };
         let store: SharedStore = SqliteStore::open(folder.path().join("test.db"), options).unwrap();
+        Self::start_on(store, clock, folder, adjust).await
+    }
+
+    /// The same, over MongoDB.
+    async fn start_on_mongodb(server: &Mongod) -> Self {
+        let connected = MongoStore::connect(&server.url("openhim"), None, MongoOptions::default()).await;
+        let store: SharedStore = connected.unwrap();
+        let clock = Arc::new(ManualClock::at(NOW));
+        Self::start_on(store, clock, tempfile::tempdir().unwrap(), |_| {}).await
+    }
+
+    async fn start_on(
+        store: SharedStore,
+        clock: Arc<ManualClock>,
+        folder: tempfile::TempDir,
+        adjust: impl FnOnce(&mut Config),
+    ) -> Self {
         let mut config = Config::defaults();
         adjust(&mut config);
         let mailbox = Arc::<Mailbox>::default();

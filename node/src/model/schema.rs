@@ -8,6 +8,7 @@
 mod build;
 mod cast;
 mod change;
+mod describe;
 mod error;
 mod filter;
 mod inspect;

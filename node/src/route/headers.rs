@@ -70,8 +70,7 @@ impl RequestHeaders {
     }
 
     /// Takes what was stored of a request that is sent again. Who the client was stays said.
-    pub fn replayed(mut map: HeaderMap) -> Self {
-        join_repeated(&mut map);
+    pub fn replayed(map: HeaderMap) -> Self {
         Self {
             map,
             added: Vec::new(),

@@ -18,6 +18,17 @@ pub(crate) struct Answer {
     pub(crate) body: String,
 }
 
+impl Answer {
+    /// The cookies that it sets, as a client sends them back.
+    pub(crate) fn cookies(&self) -> String {
+        let pairs = self.head.lines().filter_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            (name.eq_ignore_ascii_case("set-cookie")).then(|| value.trim().split(';').next().unwrap_or_default())
+        });
+        pairs.collect::<Vec<_>>().join("; ")
+    }
+}
+
 /// TLS that trusts any server, with or without a certificate of its own.
 #[derive(Clone, Debug)]
 pub(crate) struct Tls {
@@ -138,13 +149,29 @@ pub(crate) fn request(
     login: Option<(&str, &str)>,
     body: &str,
 ) -> io::Result<Answer> {
+    let basic = login.map(|(user, password)| {
+        let token = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
+        format!("Basic {token}")
+    });
+    let headers: Vec<(&str, &str)> = basic.iter().map(|value| ("Authorization", value.as_str())).collect();
+    request_with(address, tls, method, path, &headers, body)
+}
+
+/// One request with these headers on a new connection, which the server is asked to close.
+pub(crate) fn request_with(
+    address: SocketAddr,
+    tls: Option<&Tls>,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> io::Result<Answer> {
     let mut socket = TcpStream::connect_timeout(&address, PATIENCE)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.set_write_timeout(Some(PATIENCE))?;
     let mut text = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
-    if let Some((user, password)) = login {
-        let token = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
-        text += &format!("Authorization: Basic {token}\r\n");
+    for (name, value) in headers {
+        text += &format!("{name}: {value}\r\n");
     }
     if !body.is_empty() {
         text += &format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());

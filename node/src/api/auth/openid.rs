@@ -1,10 +1,12 @@
 //! `POST /authenticate/openid`: logs in with the code that an OpenID Connect provider gave to the browser.
 //!
-//! The code is exchanged for tokens directly with the provider ([`exchange`]), which is why the tokens' signatures need no
-//! check of their own; their claims are checked ([`claims`]). The user is made or renewed by what the tokens say.
+//! The code is exchanged for tokens directly with the provider ([`exchange`]); their signature ([`signature`]) and their
+//! claims are checked ([`claims`]). The user is made or renewed by what the tokens say. The browser made `state` and, in
+//! most libraries, `nonce`, and checks the first itself; the second is compared with the token's if the browser sends it.
 
 mod claims;
 mod exchange;
+mod signature;
 
 use bson::oid::ObjectId;
 use bson::{Bson, Document, doc};
@@ -32,14 +34,25 @@ pub(in crate::api) async fn log_in(call: Call) -> Answer {
         .api
         .openid
         .as_ref()
-        .ok_or_else(|| fault("api.openid is not set"))?;
+        .ok_or_else(|| Fault::Other("api.openid is not set".into()))
+        .internal()?;
     let code = call.body.text("code").filter(|code| !code.is_empty());
-    let code = code.ok_or_else(|| fault("the request has no code"))?;
+    let code = code
+        .ok_or_else(|| Fault::Type("the request has no code".into()))
+        .internal()?;
     let tokens = exchange::tokens(api, settings, code).await.internal()?;
     let identity = Identity::of(&tokens.id_token).internal()?;
     let issuer = settings.issuer_url.as_deref().unwrap_or(&settings.url);
     let needs_auth_time = api.settings.api.max_age > 0;
-    if !identity.is_meant_for(issuer, &settings.client_id, api.clock.now(), needs_auth_time) {
+    let is_ours = identity.is_meant_for(issuer, &settings.client_id, api.clock.now(), needs_auth_time)
+        && identity.answers(call.body.text("nonce"));
+    if !is_ours {
+        return Err(Refusal::Forbidden("Forbidden".into()));
+    }
+    let keys = exchange::keys(api, settings).await;
+    let is_signed = |token| keys.vouch_for(token, &settings.client_secret);
+    if !is_signed(&tokens.id_token) || !is_signed(&tokens.access_token) {
+        tracing::warn!("Refused a login: the OpenID Connect provider did not sign the tokens that it sent");
         return Err(Refusal::Forbidden("Forbidden".into()));
     }
     if !gate::is_enabled(api, "openid") {
@@ -57,16 +70,12 @@ pub(in crate::api) async fn log_in(call: Call) -> Answer {
     }
 }
 
-fn fault(text: &str) -> Refusal {
-    Refusal::Internal(Fault::Other(text.to_owned()))
-}
-
 fn refused_by_provider(error: &str) -> Refusal {
     match error {
         "access_denied" => Refusal::Unauthenticated,
         "server_error" => Refusal::Status(StatusCode::BAD_GATEWAY),
         "temporarily_unavailable" => Refusal::Status(StatusCode::SERVICE_UNAVAILABLE),
-        _ => Refusal::Status(StatusCode::INTERNAL_SERVER_ERROR),
+        other => Refusal::Internal(Fault::Provider(format!("the provider refused: {other}"))),
     }
 }
 

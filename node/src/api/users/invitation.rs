@@ -55,7 +55,7 @@ pub(in crate::api) async fn request_reset(call: Call) -> Answer {
     let changes = doc! {"token": &token, "tokenType": "existingUser", "expiry": until};
     set(api, &user, changes).await.doing(&doing)?;
     if let Err(error) = mail::reset(api, &user, &token).await {
-        return Err(Fault::Other(error.to_string())).doing(&doing);
+        return Err(Fault::Provider(error.to_string())).doing(&doing);
     }
     tracing::info!("User updated token/expiry for password reset {email}");
     Ok(Reply::created_text(

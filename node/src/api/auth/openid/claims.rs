@@ -29,7 +29,7 @@ impl Identity {
     /// # Errors
     /// It is no token, or lacks a claim that every ID token has.
     pub(super) fn of(token: &str) -> Result<Self, Fault> {
-        let claims = payload(token).ok_or_else(|| Fault::Other("the ID token cannot be read".into()))?;
+        let claims = payload(token).ok_or_else(|| Fault::Provider("the ID token cannot be read".into()))?;
         let is_there = |name: &str| match claims.get(name) {
             Some(Value::String(text)) => !text.is_empty(),
             Some(Value::Number(number)) => number.as_f64() != Some(0.0),
@@ -37,9 +37,14 @@ impl Identity {
             _ => false,
         };
         if let Some(name) = ["iss", "sub", "aud", "exp", "iat"].iter().find(|name| !is_there(name)) {
-            return Err(Fault::Other(format!("the ID token has no {name}")));
+            return Err(Fault::Provider(format!("the ID token has no {name}")));
         }
         Ok(Self(claims))
+    }
+
+    /// True if the token was made for the login that this nonce belongs to; one that is not known belongs to any.
+    pub(super) fn answers(&self, nonce: Option<&str>) -> bool {
+        nonce.is_none_or(|nonce| self.0["nonce"] == nonce)
     }
 
     /// True if this issuer made the token for this client and it has not expired.

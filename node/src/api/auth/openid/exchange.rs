@@ -1,4 +1,4 @@
-//! The exchange of a code for tokens with the provider, over HTTP or HTTPS.
+//! The exchange of a code for tokens with the provider, and its keys, over HTTP or HTTPS.
 //!
 //! Besides the public authorities, the certificates that the keystore trusts are trusted here: providers often stand
 //! in the same house.
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bson::{Bson, doc};
 use bytes::Bytes;
-use http::{Request, Uri, header};
+use http::{Method, Request, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use super::signature::ProviderKeys;
 use super::text;
 use crate::api::context::Api;
 use crate::api::error::Fault;
@@ -27,6 +28,7 @@ use crate::crypto::certificate::chain_from_pem;
 use crate::store::Collection;
 
 const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE_FOR_KEYS: Duration = Duration::from_secs(3);
 /// Longest answer, bytes.
 const LONGEST: usize = 1024 * 1024;
 
@@ -65,7 +67,7 @@ impl Tokens {
 }
 
 fn failed(text: impl std::fmt::Display) -> Fault {
-    Fault::Other(format!("OpenID Connect: {text}"))
+    Fault::Provider(format!("OpenID Connect: {text}"))
 }
 
 /// Exchanges a code for tokens.
@@ -82,28 +84,45 @@ pub(super) async fn tokens(api: &Api, settings: &OpenId, code: &str) -> Result<T
         ("code", code),
     ];
     let pairs = form.map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, &ESCAPED)));
-    let answer = tokio::time::timeout(PATIENCE, post(api, &url, pairs.join("&").replace("%20", "+"))).await;
+    let form = pairs.join("&").replace("%20", "+");
+    let answer = tokio::time::timeout(PATIENCE, ask(api, &url, Some(form))).await;
     let bytes = answer.map_err(|_| failed("the provider did not answer in time"))??;
     let value = serde_json::from_slice(&bytes)
         .unwrap_or_else(|_| crate::api::body::form_value(&String::from_utf8_lossy(&bytes)));
     Tokens::of(value)
 }
 
-async fn post(api: &Api, url: &str, form: String) -> Result<Bytes, Fault> {
+/// The keys that the provider signs with; none if it shows none.
+pub(super) async fn keys(api: &Api, settings: &OpenId) -> ProviderKeys {
+    let url = format!("{}/protocol/openid-connect/certs", settings.url.trim_end_matches('/'));
+    match tokio::time::timeout(PATIENCE_FOR_KEYS, ask(api, &url, None)).await {
+        Ok(Ok(answer)) => ProviderKeys::of(&answer),
+        _ => {
+            tracing::debug!("The OpenID Connect provider shows no keys at {url}");
+            ProviderKeys::none()
+        }
+    }
+}
+
+/// Posts a form, or gets what is there.
+async fn ask(api: &Api, url: &str, form: Option<String>) -> Result<Bytes, Fault> {
     let uri: Uri = url.parse().map_err(failed)?;
     let host = uri.host().ok_or_else(|| failed("api.openid.url names no host"))?;
     let host = host.trim_matches(['[', ']']);
     let is_secure = uri.scheme_str() == Some("https");
     let port = uri.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
     let stream = TcpStream::connect((host, port)).await.map_err(failed)?;
-    let request = Request::post(uri.path())
+    let method = if form.is_some() { Method::POST } else { Method::GET };
+    let request = Request::builder()
+        .method(method)
+        .uri(uri.path())
         .header(
             header::HOST,
             uri.authority().map_or(host, |authority| authority.as_str()),
         )
         .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
         .header(header::ACCEPT, "application/json")
-        .body(Full::<Bytes>::from(form))
+        .body(Full::<Bytes>::from(form.unwrap_or_default()))
         .map_err(failed)?;
     if !is_secure {
         return send(stream, request).await;
