@@ -188,8 +188,9 @@ async fn identify(door: &Door, stream: &mut TcpStream, peer: SocketAddr) -> Opti
 
 /// Answers what a client asks over an established connection, TLS ended or not, until either side has enough.
 pub async fn converse<C: Peer + Send + 'static>(door: Arc<Door>, stream: C, info: ClientInfo) {
-    let is_http2 = |info: &ClientInfo| info.tls.as_ref().is_some_and(|tls| tls.alpn.as_deref() == Some(b"h2"));
-    if is_http2(&info) {
+    let has_agreed = |info: &ClientInfo| info.tls.as_ref().is_some_and(|tls| tls.alpn.as_deref() == Some(b"h2"));
+    // A stream of such a connection comes here too, and is one of HTTP/1.1.
+    if info.protocol == Protocol::Http1 && has_agreed(&info) {
         return http2::serve(door, stream, info).await;
     }
     let mut conversation = Conversation::new(door, stream, info);

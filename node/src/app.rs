@@ -10,7 +10,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -100,6 +100,8 @@ pub struct Ports {
     pub https: Option<SocketAddr>,
     pub api: Option<SocketAddr>,
     /// Internal: a node that cannot have it does without.
+    pub rerun: Option<SocketAddr>,
+    /// The same.
     pub polling: Option<SocketAddr>,
     pub audit_udp: Option<SocketAddr>,
     pub audit_tls: Option<SocketAddr>,
@@ -116,6 +118,7 @@ impl Ports {
             http: at(config.router.http_port),
             https: at(config.router.https_port),
             api: at(config.api.port).filter(|_| config.api.enabled),
+            rerun: loopback(&config.rerun.host, config.rerun.http_port).filter(|_| config.rerun.processor.enabled),
             polling: internal(&config.polling.host, config.polling.polling_port).filter(|_| config.polling.enabled),
             audit_udp: audits(&servers.udp),
             audit_tls: audits(&servers.tls),
@@ -130,12 +133,22 @@ fn internal(host: &str, port: u16) -> Option<SocketAddr> {
     found?.min_by_key(SocketAddr::is_ipv6)
 }
 
+/// The same, and nobody else: whoever reaches the port is believed.
+fn loopback(host: &str, port: u16) -> Option<SocketAddr> {
+    let found = internal(host, port)?;
+    match found.ip().is_loopback() {
+        true => Some(found),
+        false => Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+    }
+}
+
 /// What a node is bound to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Addresses {
     pub http: Option<SocketAddr>,
     pub https: Option<SocketAddr>,
     pub api: Option<SocketAddr>,
+    pub rerun: Option<SocketAddr>,
     pub polling: Option<SocketAddr>,
     pub audit_udp: Option<SocketAddr>,
     pub audit_tls: Option<SocketAddr>,
@@ -269,10 +282,12 @@ impl Node {
         let parts = Parts {
             http: bound.http,
             https: bound.https,
+            rerun: bound.rerun,
             polling: bound.polling,
             doors,
             errands: queue,
             kafka_brokers: config.router.kafka_brokers.clone(),
+            store: Arc::clone(&store),
             tables: Arc::clone(&tables),
             keystore: Arc::clone(&keystore),
             asks_for_certificates: config.authentication.enable_mutual_tls,
@@ -357,7 +372,7 @@ impl Node {
             };
             estate.tasks.spawn(api::serve(api, listener, tls, stop.clone()));
         }
-        let standing = jobs(&config, &store, &notifier, &prometheus);
+        let standing = jobs(&config, &store, &notifier, &prometheus, &estate.tasks);
         let polls = config.polling.enabled.then(|| Polls::new(Arc::clone(&tables), errands));
         let supervisor = Supervisor::new(
             Arc::clone(&store),
@@ -539,6 +554,7 @@ struct Listeners {
     http: Option<Bound>,
     https: Option<Bound>,
     api: Option<Bound>,
+    rerun: Option<Bound>,
     polling: Option<Bound>,
     audits: AuditPorts,
 }
@@ -604,6 +620,12 @@ impl Listeners {
         let bind = |what, address: Option<SocketAddr>, count| {
             address.map(|address| Bound::new(what, address, count)).transpose()
         };
+        let or_without = |what, address, without: &str| {
+            bind(what, address, instances).unwrap_or_else(|error| {
+                warn!(error = &error as &dyn std::error::Error, "{without}");
+                None
+            })
+        };
         Ok(Self {
             audits: AuditPorts {
                 udp: ports.audit_udp.map(audit::bind_udp).transpose()?,
@@ -613,19 +635,22 @@ impl Listeners {
             http: bind("HTTP", ports.http, instances)?,
             https: bind("HTTPS", ports.https, instances)?,
             api: bind("API", ports.api, 1)?,
-            polling: bind("polling", ports.polling, instances).unwrap_or_else(|error| {
-                warn!(
-                    error = &error as &dyn std::error::Error,
-                    "Channels are polled, but not at the polling port"
-                );
-                None
-            }),
+            rerun: or_without(
+                "rerun",
+                ports.rerun,
+                "Transactions are rerun, but not through the rerun port",
+            ),
+            polling: or_without(
+                "polling",
+                ports.polling,
+                "Channels are polled, but not at the polling port",
+            ),
         })
     }
 
     fn listen(&self) -> Result<(), BindError> {
         let audits = [&self.audits.tls, &self.audits.tcp];
-        let all = [&self.http, &self.https, &self.api, &self.polling]
+        let all = [&self.http, &self.https, &self.api, &self.rerun, &self.polling]
             .into_iter()
             .chain(audits);
         all.flatten().try_for_each(Bound::listen)
@@ -637,6 +662,7 @@ impl Listeners {
             http: address(&self.http),
             https: address(&self.https),
             api: address(&self.api),
+            rerun: address(&self.rerun),
             polling: address(&self.polling),
             audit_udp: self.audits.udp.as_ref().and_then(|socket| socket.local_addr().ok()),
             audit_tls: address(&self.audits.tls),
@@ -655,6 +681,7 @@ impl Addresses {
             ("HTTP", self.http),
             ("HTTPS", self.https),
             ("API", self.api),
+            ("Rerun HTTP", self.rerun),
             ("POLLING HTTP", self.polling),
             ("Audit UDP", self.audit_udp),
             ("Audit TLS", self.audit_tls),
@@ -671,8 +698,9 @@ fn jobs(
     store: &SharedStore,
     notifier: &Arc<dyn notify::Notify>,
     prometheus: &Arc<Prometheus>,
+    tasks: &TaskTracker,
 ) -> Vec<Arc<dyn Job>> {
-    let outbox = Arc::new(Outbox::new(Arc::clone(store), Arc::clone(notifier)));
+    let outbox = Outbox::new(Arc::clone(store), Arc::clone(notifier), tasks.clone());
     let mut jobs: Vec<Arc<dyn Job>> = vec![Arc::new(SendWaiting(Arc::clone(&outbox)))];
     jobs.push(AutoRetry::job(Arc::clone(store)));
     let rule = config.retention.transactions.clone();

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use chrono::{FixedOffset, Local, MappedLocalTime, NaiveDate, NaiveDateTime, TimeZone};
+
 /// Milliseconds since 1970-01-01T00:00:00Z: the resolution of BSON dates.
 pub type Millis = i64;
 
@@ -27,6 +29,40 @@ impl Clock for SystemClock {
         SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_millis() as Millis)
+    }
+}
+
+/// The machine's time zone, for schedules and days. Of an hour that comes twice the first comes first, which chrono's
+/// [`Local`] has the other way round: schedules would pass over one.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerZone;
+
+impl TimeZone for ServerZone {
+    type Offset = FixedOffset;
+
+    fn from_offset(_: &FixedOffset) -> Self {
+        Self
+    }
+
+    fn offset_from_local_date(&self, local: &NaiveDate) -> MappedLocalTime<FixedOffset> {
+        Local.offset_from_local_date(local)
+    }
+
+    fn offset_from_local_datetime(&self, local: &NaiveDateTime) -> MappedLocalTime<FixedOffset> {
+        match Local.offset_from_local_datetime(local) {
+            MappedLocalTime::Ambiguous(one, other) if one.local_minus_utc() < other.local_minus_utc() => {
+                MappedLocalTime::Ambiguous(other, one)
+            }
+            found => found,
+        }
+    }
+
+    fn offset_from_utc_date(&self, utc: &NaiveDate) -> FixedOffset {
+        Local.offset_from_utc_date(utc)
+    }
+
+    fn offset_from_utc_datetime(&self, utc: &NaiveDateTime) -> FixedOffset {
+        Local.offset_from_utc_datetime(utc)
     }
 }
 

@@ -22,6 +22,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bson::oid::ObjectId;
 use bson::{DateTime, Document, doc};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -36,6 +37,9 @@ const TICK: Duration = Duration::from_millis(500);
 
 /// How often it reads what other nodes did.
 const REFRESH: Duration = Duration::from_secs(5);
+
+/// A due time that is out of reach is left alone so long at most: another node, whose clock is ahead, may have set it.
+const PATIENCE: Duration = Duration::from_secs(30 * 60);
 
 /// What a job reports when it could not do its work.
 pub type JobError = Box<dyn std::error::Error + Send + Sync>;
@@ -75,6 +79,7 @@ pub struct Supervisor {
     leases: Leases,
     wanted: Box<Wanted>,
     prometheus: Arc<Prometheus>,
+    patience: Duration,
     running: TaskTracker,
     busy: Arc<std::sync::Mutex<std::collections::HashSet<String>>>,
 }
@@ -96,6 +101,8 @@ struct Known {
     next: Millis,
     last: Option<Millis>,
     data: Document,
+    /// Since when it has been due at this time, as far as this node has seen.
+    seen: Instant,
 }
 
 impl Supervisor {
@@ -107,6 +114,7 @@ impl Supervisor {
             leases,
             wanted,
             prometheus: Arc::default(),
+            patience: PATIENCE,
             running: TaskTracker::new(),
             busy: Arc::default(),
         }
@@ -122,15 +130,15 @@ impl Supervisor {
     /// Works until told to stop, then waits for the jobs to notice.
     pub async fn serve(self: Arc<Self>, stop: CancellationToken) {
         let mut known: HashMap<String, Known> = HashMap::new();
-        let mut refreshed: Option<tokio::time::Instant> = None;
+        let mut refreshed: Option<Instant> = None;
         loop {
             let is_stale = refreshed.is_none_or(|at| at.elapsed() >= REFRESH);
             if is_stale {
                 match self.read().await {
-                    Ok(read) => known = read,
+                    Ok(read) => known = Known::still(read, &known),
                     Err(error) => tracing::warn!(error = %error, "The jobs' state could not be read"),
                 }
-                refreshed = Some(tokio::time::Instant::now());
+                refreshed = Some(Instant::now());
             }
             let wanted = (self.wanted)();
             if is_stale {
@@ -196,9 +204,8 @@ impl Supervisor {
             Some(state) => state,
             None => self.look_up(job.as_ref(), &schedule).await?,
         };
-        // A due time further away than the schedule allows was set by a clock that has since been put back.
-        let is_due = state.next <= now || state.next > schedule.next(now, now).max(now);
-        if !is_due {
+        if state.next > now {
+            let state = self.put_right(state, &schedule, now).await?;
             known.insert(job.name().to_owned(), state);
             return Ok(());
         }
@@ -211,6 +218,29 @@ impl Supervisor {
             supervisor.mark_idle(job.name());
         });
         Ok(())
+    }
+
+    /// Brings a due time that is out of reach, because the clock has been put back, to where the schedule has it. It is
+    /// not due at once: the run that it belongs to has been.
+    async fn put_right(&self, state: Known, schedule: &Schedule, now: Millis) -> Result<Known, StoreError> {
+        let patience = self.patience.min(2 * schedule.step(now));
+        if schedule.reaches(state.next, now) || state.seen.elapsed() < patience {
+            return Ok(state);
+        }
+        let next = schedule.next(now, now);
+        let as_it_was = doc! { "_id": state.id, "nextRunAt": date(state.next) };
+        let put_right = doc! { "$set": { "nextRunAt": date(next) } };
+        self.store.update(Collection::AgendaJobs, as_it_was, put_right).await?;
+        tracing::warn!(
+            "A job was due far ahead, at {}: the clock has been put back; it is due at {} now",
+            date(state.next),
+            date(next)
+        );
+        Ok(Known {
+            next,
+            seen: Instant::now(),
+            ..state
+        })
     }
 
     /// What the store knows of the job, after making it known or noting its new schedule.
@@ -248,6 +278,7 @@ impl Supervisor {
             next,
             last,
             data,
+            seen: Instant::now(),
         })
     }
 
@@ -281,7 +312,7 @@ impl Supervisor {
             return Ok(());
         };
         let started = self.clock.now();
-        if state.next > started && state.next <= schedule.next(started, started).max(started) {
+        if state.next > started {
             return Ok(()); // another node was faster
         }
         // Noted before the work, so that a run that dies is not taken for one that never was.
@@ -295,7 +326,7 @@ impl Supervisor {
             data: state.data,
         };
         let lost = lease.lost();
-        let clocked = tokio::time::Instant::now();
+        let clocked = Instant::now();
         let outcome = tokio::select! {
             outcome = job.run(run) => outcome,
             () = lost.cancelled() => return Ok(()),
@@ -360,7 +391,18 @@ impl Known {
             next: millis("nextRunAt").unwrap_or(0),
             last: millis("lastRunAt"),
             data: document.get_document("data").cloned().unwrap_or_default(),
+            seen: Instant::now(),
         })
+    }
+
+    /// What was read now, with what was seen of it before.
+    fn still(mut read: HashMap<String, Self>, before: &HashMap<String, Self>) -> HashMap<String, Self> {
+        for (name, state) in &mut read {
+            if let Some(before) = before.get(name).filter(|before| before.next == state.next) {
+                state.seen = before.seen;
+            }
+        }
+        read
     }
 }
 

@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 
 use bson::oid::ObjectId;
 use bson::{DateTime, Document, doc};
-use chrono::{DateTime as Moment, Local, NaiveDateTime, NaiveTime, TimeZone, Timelike};
+use chrono::{DateTime as Moment, NaiveDateTime, NaiveTime, TimeZone, Timelike};
 
-use crate::clock::Millis;
+use crate::clock::{Millis, ServerZone};
 use crate::store::{Collection, Write};
 
 /// A message that ended.
@@ -71,7 +71,7 @@ impl Counter {
 
 /// Length of a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Period {
+pub enum Period {
     Minute,
     Hour,
     Day,
@@ -89,7 +89,7 @@ impl Period {
     }
 
     /// Start of the bucket that holds `at`, by the clock on the wall of `zone`.
-    fn start<Z: TimeZone>(self, at: Millis, zone: &Z) -> Millis {
+    pub fn start<Z: TimeZone>(self, at: Millis, zone: &Z) -> Millis {
         let Some(moment) = Moment::from_timestamp_millis(at) else {
             return at;
         };
@@ -160,7 +160,7 @@ impl Bucket {
 
 /// What counts these messages: one write for each bucket, whatever the number of messages.
 pub fn upserts(samples: &[Sample]) -> Vec<Write> {
-    upserts_in(samples, &Local)
+    upserts_in(samples, &ServerZone)
 }
 
 fn upserts_in<Z: TimeZone>(samples: &[Sample], zone: &Z) -> Vec<Write> {

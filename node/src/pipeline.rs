@@ -49,6 +49,7 @@ use crate::metrics::prometheus::Prometheus;
 use crate::record::Recorder;
 use crate::route::Router;
 use crate::route::payload::BodyLimits;
+use crate::store::SharedStore;
 use crate::tables::Keeper;
 
 /// Of a refused request's body, this much is read so that the client hears the answer.
@@ -95,6 +96,8 @@ pub struct Settings {
 /// The stages and what they work with. One for each instance.
 #[derive(Debug)]
 pub struct Pipeline {
+    /// Where the rerun port looks up what it is to repeat; nothing else reads it.
+    pub store: SharedStore,
     pub tables: Arc<Keeper>,
     pub authenticator: Arc<Authenticator>,
     pub gatekeeper: Arc<Gatekeeper>,
@@ -119,7 +122,8 @@ impl Pipeline {
     ) -> Response<AnswerBody> {
         match entrance {
             Entrance::Polling => self.polling(request, peer).await,
-            Entrance::Public | Entrance::Tcp | Entrance::Rerun => self.public(request, peer).await,
+            Entrance::Rerun => self.repeated(request, peer).await,
+            Entrance::Public | Entrance::Tcp => self.public(request, peer).await,
         }
     }
 

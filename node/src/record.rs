@@ -147,9 +147,29 @@ impl Recorder {
     /// Reports that `parent` was sent again as `child`; when this resolves, the store holds it and everything that was
     /// reported before it. Repeating it changes nothing.
     pub async fn link(&self, parent: ObjectId, child: ObjectId) {
+        self.note(link(parent, child), child).await;
+    }
+
+    /// Notes in a task what became of one of its transactions: `fields` of its entry for `parent`.
+    pub async fn note_in_task(&self, task: ObjectId, parent: ObjectId, child: ObjectId, fields: Document) {
+        let fields = fields.into_iter();
+        let set: Document = fields
+            .map(|(name, value)| (format!("transactions.$.{name}"), value))
+            .collect();
+        let noted = Write::Update {
+            of: Collection::Tasks,
+            filter: doc! {"_id": task, "transactions.tid": parent.to_hex()},
+            update: doc! {"$set": set},
+            many: false,
+            upsert: false,
+        };
+        self.note(noted, child).await;
+    }
+
+    async fn note(&self, write: Write, child: ObjectId) {
         let (waiter, outcome) = oneshot::channel();
         let entry = Entry {
-            writes: vec![link(parent, child)],
+            writes: vec![write],
             bytes: OVERHEAD,
             waiter: Some(waiter),
             home: None,
@@ -157,7 +177,7 @@ impl Recorder {
             sample: None,
         };
         if self.0.queue.push(entry).is_err() {
-            tracing::error!(tx.id = %child, "A rerun could not be linked to {parent}: the writer has stopped");
+            tracing::error!(tx.id = %child, "It could not be noted that {child} is a rerun: the writer has stopped");
         }
         settled(Some(outcome)).await;
     }

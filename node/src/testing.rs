@@ -18,6 +18,7 @@ mod backend;
 mod channel;
 mod client;
 pub mod mongod;
+mod post_office;
 mod recorded;
 
 use std::net::{IpAddr, SocketAddr};
@@ -31,6 +32,7 @@ use tempfile::TempDir;
 pub use self::backend::{Backend, BackendBuilder, Seen, backend};
 pub use self::channel::{ChannelBuilder, path};
 pub use self::client::{Caller, Reply};
+pub use self::post_office::{Letter, Manner, PostOffice};
 pub use self::recorded::{Recorded, Transaction};
 use crate::app::{Node, Ports, Shutdown};
 use crate::config::{Cluster, Config, Durability};
@@ -151,6 +153,7 @@ impl NodeBuilder {
             http: any,
             https: any.filter(|_| self.with_https),
             api: any.filter(|_| self.with_api),
+            rerun: any.filter(|_| self.config.rerun.processor.enabled),
             polling: any,
             audit_udp: any.filter(|_| self.with_audits),
             audit_tls: any.filter(|_| self.with_audits),
@@ -260,6 +263,30 @@ impl Stopped {
             with_audits: false,
         }
     }
+}
+
+/// Runs a test in a time zone, in a process of its own; `name` is the test's, as the harness knows it.
+///
+/// # Panics
+/// The test failed there.
+pub fn in_zone(zone: &str, name: &str, test: impl FnOnce()) {
+    const HERE: &str = "OPENHIM_TEST_ZONE";
+    if std::env::var(HERE).is_ok_and(|here| here == zone) {
+        return test();
+    }
+    let itself = std::env::current_exe().expect("a test is a program");
+    let outcome = std::process::Command::new(itself)
+        .args(["--exact", name, "--nocapture"])
+        .envs([("TZ", zone), (HERE, zone)])
+        .output()
+        .expect("a test can be run");
+    let text = String::from_utf8_lossy(&outcome.stdout);
+    let has_passed = outcome.status.success() && text.contains("1 passed");
+    assert!(
+        has_passed,
+        "in {zone}: {text}{}",
+        String::from_utf8_lossy(&outcome.stderr)
+    );
 }
 
 /// Waits until `look` finds something.

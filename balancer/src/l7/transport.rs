@@ -15,9 +15,11 @@ pub use crate::tls::{Certificate, End as BackendStream, Facts as Tls};
 
 /// What is read at once. One such buffer serves all connections of a thread: they own memory only for what cannot go on.
 const SCRATCH: usize = 64 * 1024;
+/// Not where a TLS record begins in its page; see the relay's buffer.
+const SHIFT: usize = 2048;
 
 thread_local! {
-    static SCRATCH_BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; SCRATCH]);
+    static SCRATCH_BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; SHIFT + SCRATCH]);
 }
 
 /// Which protocol a client speaks.
@@ -231,7 +233,7 @@ fn read_scratch<S: AsyncRead + Unpin, T>(
     then: impl FnOnce(&mut Context<'_>, &[u8]) -> T,
 ) -> Poll<io::Result<T>> {
     SCRATCH_BUFFER.with_borrow_mut(|scratch| {
-        let mut buffer = ReadBuf::new(scratch);
+        let mut buffer = ReadBuf::new(&mut scratch[SHIFT..]);
         ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
         Poll::Ready(Ok(then(cx, buffer.filled())))
     })

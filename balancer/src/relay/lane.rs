@@ -18,6 +18,9 @@ use super::{Opening, Peer};
 
 /// What one read can bring; one such buffer a thread.
 const SCRATCH: usize = 64 * 1024;
+/// Large blocks of memory begin at the start of a page, and copying between two places that are as far into their pages
+/// takes processors several times as long as any other: what is read does not begin where a TLS record does.
+const SHIFT: usize = 2048;
 /// A read of this size speaks for a bulk transfer ...
 const BIG: usize = 16 * 1024;
 /// ... if it is the second in a row.
@@ -27,7 +30,7 @@ const SMALL: usize = 4 * 1024;
 const SMALL_IN_A_ROW: u8 = 2;
 
 thread_local! {
-    static SCRATCH_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+    static SCRATCH_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SHIFT + SCRATCH].into_boxed_slice());
 }
 
 /// Why a lane cannot go on, and on which side.
@@ -260,7 +263,7 @@ impl Lane {
         count: &impl Fn(u64),
     ) -> Result<Poll<usize>, Broken> {
         SCRATCH_BUFFER.with_borrow_mut(|scratch| {
-            let mut buffer = ReadBuf::new(scratch);
+            let mut buffer = ReadBuf::new(&mut scratch[SHIFT..]);
             match Pin::new(source).poll_read(cx, &mut buffer) {
                 Poll::Pending => return Ok(Poll::Pending),
                 Poll::Ready(result) => result.map_err(Broken::Source)?,

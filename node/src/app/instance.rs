@@ -29,6 +29,7 @@ use crate::metrics::prometheus::Prometheus;
 use crate::pipeline::{Authenticator, Entrance, ErrandQueue, Gatekeeper, Pipeline, RuleBook, Settings};
 use crate::record::Recorder;
 use crate::route::Router;
+use crate::store::SharedStore;
 use crate::tables::Keeper;
 
 /// Pause before a dead instance is started again.
@@ -39,10 +40,12 @@ const BREATH: Duration = Duration::from_millis(100);
 pub(super) struct Parts {
     pub(super) http: Option<Bound>,
     pub(super) https: Option<Bound>,
+    pub(super) rerun: Option<Bound>,
     pub(super) polling: Option<Bound>,
     pub(super) doors: watch::Receiver<Doors>,
     pub(super) errands: ErrandQueue,
     pub(super) kafka_brokers: String,
+    pub(super) store: SharedStore,
     pub(super) tables: Arc<Keeper>,
     pub(super) keystore: Arc<LiveKeystore>,
     /// Clients over TLS are asked for a certificate.
@@ -74,6 +77,7 @@ impl Parts {
         let (recorder, courier) = self.recorder.at_home();
         tokio::spawn(courier.run());
         Arc::new(Pipeline {
+            store: Arc::clone(&self.store),
             tables: Arc::clone(&self.tables),
             authenticator: Arc::clone(&self.authenticator),
             gatekeeper: Arc::clone(&self.gatekeeper),
@@ -320,6 +324,7 @@ fn accept(parts: &Arc<Parts>, at: usize, stop: &CancellationToken, tracker: &Tas
     for (bound, tls, entrance) in [
         (&parts.http, None, Entrance::Public),
         (&parts.https, Some(tls), Entrance::Public),
+        (&parts.rerun, None, Entrance::Rerun),
         (&parts.polling, None, Entrance::Polling),
     ] {
         if let Some(bound) = bound {

@@ -1,4 +1,20 @@
+use super::Ports;
+use crate::config::Config;
 use crate::testing::{backend, node, path};
+
+#[test]
+fn the_rerun_port_is_on_this_machine_and_can_be_left_closed() {
+    let mut config = Config::defaults();
+    let port = |config: &Config| Ports::of(config).rerun.map(|address| address.to_string());
+    assert_eq!(port(&config).as_deref(), Some("127.0.0.1:7786"));
+    config.rerun.host = "0.0.0.0".into();
+    assert_eq!(port(&config).as_deref(), Some("127.0.0.1:7786"));
+    config.rerun.http_port = 0;
+    assert_eq!(port(&config), None);
+    config = Config::defaults();
+    config.rerun.processor.enabled = false;
+    assert_eq!(port(&config), None);
+}
 
 #[tokio::test]
 async fn a_request_is_carried_answered_and_recorded() {

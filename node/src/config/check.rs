@@ -1,5 +1,7 @@
 //! What single values cannot show: whether the settings fit together.
 
+use std::net::IpAddr;
+
 use super::settings::Settings;
 use super::{Config, Protocol};
 
@@ -15,6 +17,19 @@ pub(super) fn together(config: &Config, settings: &mut Settings) {
     nobody_can_log_in(config, settings);
     tokens_without_a_key(config, settings);
     audits_without_a_port(config, settings);
+    reruns_from_elsewhere(config, settings);
+}
+
+fn reruns_from_elsewhere(config: &Config, settings: &mut Settings) {
+    const KEY: &str = "rerun.host";
+    let host = config.rerun.host.trim_matches(['[', ']']);
+    let is_here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    if config.rerun.processor.enabled && config.rerun.http_port != 0 && !is_here {
+        let text = format!(
+            "`{KEY}`: the rerun port asks nobody who they are, so it is opened for this machine only, not on `{host}`"
+        );
+        settings.warn(&settings.origin(KEY), text);
+    }
 }
 
 fn shared_ports(config: &Config, settings: &mut Settings) {

@@ -1,22 +1,24 @@
 //! Tells people that a channel fails.
 //!
 //! Looks at the ends of transactions since the last run (or at the last hour's failure rate), and for each alert of each
-//! enabled channel tells the users it names, as often as they want to be told. What was sent is kept for a day. Each
-//! message has an identity that follows from the run, so a run that died is finished without telling anybody twice.
+//! enabled channel tells the users it names, as often as they want to be told. What was sent is kept for a day, with the
+//! transactions it told of: a run that died is finished, and an end that was stored late is found, without telling
+//! anybody twice.
 
 mod text;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bson::oid::ObjectId;
 use bson::{Bson, DateTime, Document, doc};
-use chrono::{Local, TimeZone as _};
 
-use super::outbox::Outbox;
+use super::outbox::{self, Outbox};
 use super::{Job, JobError, Run};
-use crate::clock::Millis;
+use crate::clock::{Millis, ServerZone};
 use crate::config;
+use crate::metrics;
 use crate::model::channel::{Alert, AlertCondition, Channel};
 use crate::model::contact_group::{ContactGroup, ContactUser, MaxAlerts};
 use crate::model::user::User;
@@ -27,7 +29,20 @@ use crate::store::{Collection, Find, SharedStore, StoreError};
 const HOUR: Millis = 3_600_000;
 
 /// Not more links than this in one message.
-const MAX_LINKS: u64 = 500;
+const MAX_LINKS: usize = 500;
+
+/// Not more ends of a channel's transactions than this are looked at for one alert.
+const MOST_LOOKED_AT: u64 = 20_000;
+
+/// The end of a transaction may reach the store so much later than it happened, if the store was away: runs look back so
+/// far, and leave out what they have told.
+const LATE: Millis = 5 * 60_000;
+
+/// The field of the job's state that says when it ran first: what was before is nobody's news.
+const BEGINNING: &str = "openhimBeginning";
+
+/// The field of an alert's record that holds the transactions of which nobody could be told.
+const UNSENT: &str = "openhimUnsent";
 
 /// OpenHIM's job `generate transaction alerts`.
 #[derive(Debug)]
@@ -46,6 +61,32 @@ struct Subject<'a> {
     status: String,
 }
 
+/// The time that a run looks at.
+#[derive(Debug)]
+struct Window {
+    /// When the run before looked.
+    since: Millis,
+    /// What was stored late is found from here on.
+    from: Millis,
+    now: Millis,
+    beginning: Millis,
+}
+
+impl Window {
+    fn of(run: &Run) -> Self {
+        let now = run.started;
+        let date = |name: &str| run.data.get_datetime(name).ok().map(|date| date.timestamp_millis());
+        let since = date("lastAlertDate").unwrap_or(now);
+        let beginning = date(BEGINNING).unwrap_or(since).min(since);
+        Self {
+            since,
+            from: (since - LATE).max(beginning),
+            now,
+            beginning,
+        }
+    }
+}
+
 impl Alerts {
     /// The job, if the settings want it.
     pub fn job(store: SharedStore, outbox: Arc<Outbox>, settings: &config::Alerts) -> Option<Arc<dyn Job>> {
@@ -61,26 +102,17 @@ impl Alerts {
         settings.enable_alerts.then(job)
     }
 
-    async fn consider(&self, subject: &Subject<'_>, since: Millis, now: Millis) -> Result<(), JobError> {
-        let found = self.find(subject, since, now).await?;
+    async fn consider(&self, subject: &Subject<'_>, window: &Window) -> Result<(), JobError> {
+        let found = self.find(subject, window).await?;
         if found.is_empty() {
             return Ok(());
         }
         for user in self.people(subject.alert).await? {
-            let links = match user.max_alerts {
-                MaxAlerts::Unlimited => found.clone(),
-                limited => {
-                    let period = match limited {
-                        MaxAlerts::OnePerHour => now - HOUR,
-                        _ => midnight(now),
-                    };
-                    if self.was_told(subject, Some(&user.user), period).await? {
-                        continue;
-                    }
-                    self.matches(subject, period).await?
-                }
+            let outcome = match self.news(subject, &user, &found, window).await? {
+                links if links.is_empty() => Ok(()),
+                links => self.tell(subject, &user, &links, window).await,
             };
-            if let Err(error) = self.tell(subject, &user, &links, since, now).await {
+            if let Err(error) = outcome {
                 tracing::error!(channel.name = %subject.channel.name, error = %error, "An alert could not be sent");
             }
         }
@@ -88,52 +120,118 @@ impl Alerts {
     }
 
     /// The transactions that make this alert due.
-    async fn find(&self, subject: &Subject<'_>, since: Millis, now: Millis) -> Result<Vec<ObjectId>, JobError> {
-        let Some(rate) = subject
-            .alert
-            .failure_rate
-            .filter(|_| subject.alert.condition == AlertCondition::Status)
-        else {
-            return self.matches(subject, since).await;
+    async fn find(&self, subject: &Subject<'_>, window: &Window) -> Result<Vec<ObjectId>, JobError> {
+        let Some(rate) = subject.failure_rate() else {
+            return self.matches(subject, window.from, window.now).await;
         };
-        let filter = ends(subject.channel.id, now - HOUR);
+        let hour = window.now - HOUR;
+        let filter = ends(subject.channel.id, hour, window.now);
         let all = self.store.count(Collection::Events, filter.clone()).await?;
         let failed = self
             .store
             .count(Collection::Events, with(filter, subject.matching()))
             .await?;
         let is_exceeded = all > 0 && failed > 0 && failed as f64 / all as f64 * 100.0 >= rate;
-        if !is_exceeded || self.was_told(subject, None, now - HOUR).await? {
+        // A run that died may have told some of them: the others are told now.
+        if !is_exceeded || self.was_told(subject, None, hour, window.since).await? {
             return Ok(vec![]);
         }
-        self.matches(subject, now - HOUR).await
+        self.matches(subject, hour, window.now).await
     }
 
-    async fn matches(&self, subject: &Subject<'_>, since: Millis) -> Result<Vec<ObjectId>, JobError> {
-        let filter = with(ends(subject.channel.id, since), subject.matching());
-        let find = Find::by(filter).sorted(doc! { "created": 1 }).limited(MAX_LINKS);
+    async fn matches(&self, subject: &Subject<'_>, from: Millis, until: Millis) -> Result<Vec<ObjectId>, JobError> {
+        let find = Find {
+            filter: with(ends(subject.channel.id, from, until), subject.matching()),
+            sort: doc! { "created": 1 },
+            limit: MOST_LOOKED_AT,
+            projection: doc! { "transactionID": 1 },
+            ..Find::default()
+        };
+        let mut seen = HashSet::new();
         let mut transactions = Vec::new();
         for event in self.store.all(Collection::Events, find).await? {
             match event.get_object_id("transactionID") {
-                Ok(id) if !transactions.contains(&id) => transactions.push(id),
+                Ok(id) if seen.insert(id) => transactions.push(id),
                 _ => {}
             }
         }
         Ok(transactions)
     }
 
-    async fn was_told(&self, subject: &Subject<'_>, user: Option<&str>, since: Millis) -> Result<bool, StoreError> {
-        let mut filter = doc! {
-            "channelID": subject.channel.id.to_hex(),
-            "condition": subject.condition,
-            "status": &subject.status,
-            "alertStatus": "Completed",
-            "timestamp": { "$gte": DateTime::from_millis(since) },
-        };
-        if let Some(user) = user {
-            filter.insert("user", user);
+    /// What this user is to be told now: nothing if they know of all that was found, or have been told often enough.
+    async fn news(
+        &self,
+        subject: &Subject<'_>,
+        user: &ContactUser,
+        found: &[ObjectId],
+        window: &Window,
+    ) -> Result<Vec<ObjectId>, JobError> {
+        let mut links = found.to_vec();
+        if subject.failure_rate().is_none() {
+            let known = self.known(subject, user, window).await?;
+            links.retain(|id| !known.contains(id));
         }
-        Ok(self.store.count(Collection::Alerts, filter).await? > 0)
+        let period = match user.max_alerts {
+            MaxAlerts::Unlimited => None,
+            MaxAlerts::OnePerHour => Some(window.now - HOUR),
+            _ => Some(midnight(window.now)),
+        };
+        if let Some(period) = period.filter(|_| !links.is_empty()) {
+            if self.was_told(subject, Some(&user.user), period, window.now).await? {
+                return Ok(vec![]);
+            }
+            let all = self.matches(subject, period, window.now).await?;
+            if !all.is_empty() {
+                links = all;
+            }
+        }
+        links.truncate(MAX_LINKS);
+        Ok(links)
+    }
+
+    /// What this user was told of lately, or could not be told of.
+    async fn known(
+        &self,
+        subject: &Subject<'_>,
+        user: &ContactUser,
+        window: &Window,
+    ) -> Result<HashSet<ObjectId>, StoreError> {
+        let since = DateTime::from_millis(window.from - LATE);
+        let mut about = subject.record();
+        about.extend(doc! { "user": &user.user, "method": &user.method });
+        let mut sent = under(outbox::ALERT, about.clone());
+        sent.insert("created", doc! { "$gte": since });
+        about.extend(doc! { "timestamp": { "$gte": since }, UNSENT: { "$exists": true } });
+        let mut known = HashSet::new();
+        for message in self.store.all(Collection::Outbox, Find::by(sent)).await? {
+            if let Ok(alert) = message.get_document(outbox::ALERT) {
+                known.extend(ids(alert, "transactions"));
+            }
+        }
+        for record in self.store.all(Collection::Alerts, Find::by(about)).await? {
+            known.extend(ids(&record, UNSENT));
+        }
+        Ok(known)
+    }
+
+    /// True if this user, or anybody, was told since then, or will be when the mail server is back.
+    async fn was_told(
+        &self,
+        subject: &Subject<'_>,
+        user: Option<&str>,
+        from: Millis,
+        until: Millis,
+    ) -> Result<bool, StoreError> {
+        let time = doc! { "$gte": DateTime::from_millis(from), "$lte": DateTime::from_millis(until) };
+        let mut told = subject.record();
+        if let Some(user) = user {
+            told.insert("user", user);
+        }
+        let mut waiting = under(outbox::ALERT, told.clone());
+        waiting.insert("created", time.clone());
+        told.extend(doc! { "alertStatus": "Completed", "timestamp": time });
+        Ok(self.store.count(Collection::Alerts, told).await? > 0
+            || self.store.count(Collection::Outbox, waiting).await? > 0)
     }
 
     /// The members of the alert's groups, then its own users. A group that is gone is passed over.
@@ -158,60 +256,61 @@ impl Alerts {
         subject: &Subject<'_>,
         contact: &ContactUser,
         transactions: &[ObjectId],
-        since: Millis,
-        now: Millis,
+        window: &Window,
     ) -> Result<(), JobError> {
-        let channel = subject.channel.id.to_hex();
+        let mut record = subject.record();
+        record.extend(doc! {
+            "user": &contact.user, "method": &contact.method, "timestamp": DateTime::from_millis(window.now), "__v": 0,
+        });
+        let first = match subject.failure_rate() {
+            None => transactions.first().map(|id| id.to_hex()).unwrap_or_default(),
+            Some(rate) => rate.to_string(),
+        };
         let identity = [
             &contact.user,
             &contact.method,
-            &channel,
+            &subject.channel.id.to_hex(),
             subject.condition,
             &subject.status,
-            &since.to_string(),
+            &window.since.to_string(),
+            &first,
         ];
         let id = super::id_of(&identity.join("\n"));
-        let record = doc! {
-            "_id": id,
-            "user": &contact.user,
-            "method": &contact.method,
-            "timestamp": DateTime::from_millis(now),
-            "channelID": channel,
-            "condition": subject.condition,
-            "status": &subject.status,
-            "alertStatus": "Failed",
-            "__v": 0,
-        };
-        match self.store.insert(Collection::Alerts, record).await {
-            Ok(()) => {}
-            // A run before this one had come so far and died.
-            Err(StoreError::Duplicate { .. }) => return Ok(()),
-            Err(error) => return Err(error.into()),
+        match self.message(subject, contact, transactions).await? {
+            Ok(message) => {
+                record.insert("transactions", transactions.to_vec());
+                Ok(self.outbox.alert(id, message, record, window.now).await?)
+            }
+            Err(why) => {
+                record.extend(doc! { "_id": id, "alertStatus": "Failed", UNSENT: transactions.to_vec() });
+                match self.store.insert(Collection::Alerts, record).await {
+                    Ok(()) | Err(StoreError::Duplicate { .. }) => Err(why.into()),
+                    Err(error) => Err(error.into()),
+                }
+            }
         }
-        let message = self.message(subject, contact, transactions).await?;
-        self.outbox.send(id, message, now).await.map_err(Into::into)
     }
 
+    /// The message, or why there cannot be one.
     async fn message(
         &self,
         subject: &Subject<'_>,
         contact: &ContactUser,
         transactions: &[ObjectId],
-    ) -> Result<Message, JobError> {
+    ) -> Result<Result<Message, String>, StoreError> {
         let found = self
             .store
             .one(Collection::Users, doc! { "email": &contact.user })
             .await?;
-        let unknown = || format!("Cannot send alert: Unknown user '{}'", contact.user);
-        let user = found
-            .and_then(|found| User::from_document(&found))
-            .ok_or_else(unknown)?;
+        let Some(user) = found.and_then(|found| User::from_document(&found)) else {
+            return Ok(Err(format!("Cannot send alert: Unknown user '{}'", contact.user)));
+        };
         let words = text::Words {
             settings: &self.settings,
             subject,
             transactions,
         };
-        match contact.method.as_str() {
+        Ok(match contact.method.as_str() {
             "email" => Ok(Message::Mail(Mail {
                 to: user.email,
                 subject: "OpenHIM Alert".into(),
@@ -220,13 +319,14 @@ impl Alerts {
             })),
             "sms" => {
                 let missing = || format!("Cannot send alert: MSISDN not specified for user '{}'", contact.user);
-                Ok(Message::Sms {
-                    to: user.msisdn.ok_or_else(missing)?,
-                    text: words.sms(),
-                })
+                let text = words.sms();
+                user.msisdn.ok_or_else(missing).map(|to| Message::Sms { to, text })
             }
-            other => Err(format!("Unknown method '{other}' specified for user '{}'", contact.user).into()),
-        }
+            other => Err(format!(
+                "Unknown method '{other}' specified for user '{}'",
+                contact.user
+            )),
+        })
     }
 }
 
@@ -241,17 +341,13 @@ impl Job for Alerts {
     }
 
     async fn run(&self, run: Run) -> Result<Document, JobError> {
-        let now = run.started;
-        let since = run
-            .data
-            .get_datetime("lastAlertDate")
-            .map_or(now, |date| date.timestamp_millis());
+        let window = Window::of(&run);
         let enabled = Find::by(doc! { "status": { "$in": ["enabled", Bson::Null] }, "alerts.0": { "$exists": true } });
         for document in self.store.all(Collection::Channels, enabled).await? {
             let channel = Channel::from_document(&document)?;
             for alert in &channel.alerts {
                 let outcome = match Subject::of(&channel, alert) {
-                    Ok(Some(subject)) => self.consider(&subject, since, now).await,
+                    Ok(Some(subject)) => self.consider(&subject, &window).await,
                     Ok(None) => Ok(()),
                     Err(error) => Err(error),
                 };
@@ -261,7 +357,10 @@ impl Job for Alerts {
                 }
             }
         }
-        Ok(doc! { "lastAlertDate": DateTime::from_millis(now) })
+        Ok(doc! {
+            "lastAlertDate": DateTime::from_millis(window.now),
+            BEGINNING: DateTime::from_millis(window.beginning),
+        })
     }
 }
 
@@ -287,6 +386,17 @@ impl<'a> Subject<'a> {
         }))
     }
 
+    /// The failure rate in percent from which on people are told, if it is that which counts.
+    fn failure_rate(&self) -> Option<f64> {
+        let is_status = self.alert.condition == AlertCondition::Status;
+        self.alert.failure_rate.filter(|_| is_status)
+    }
+
+    /// What the records of this alert have in common.
+    fn record(&self) -> Document {
+        doc! { "channelID": self.channel.id.to_hex(), "condition": self.condition, "status": &self.status }
+    }
+
     /// The part of the filter that says which ends of transactions count.
     fn matching(&self) -> Document {
         if self.alert.condition == AlertCondition::AutoRetryMaxAttempted {
@@ -308,10 +418,10 @@ impl<'a> Subject<'a> {
     }
 }
 
-/// Ends of the channel's transactions since then.
-fn ends(channel: ObjectId, since: Millis) -> Document {
+/// Ends of the channel's transactions in that time.
+fn ends(channel: ObjectId, from: Millis, until: Millis) -> Document {
     doc! {
-        "created": { "$gte": DateTime::from_millis(since) },
+        "created": { "$gte": DateTime::from_millis(from), "$lte": DateTime::from_millis(until) },
         "channelID": channel,
         "type": "channel",
         "event": "end",
@@ -323,13 +433,20 @@ fn with(mut filter: Document, more: Document) -> Document {
     filter
 }
 
+/// A filter for what is stored in a field of this name.
+fn under(field: &str, filter: Document) -> Document {
+    let filter = filter.into_iter();
+    filter.map(|(name, value)| (format!("{field}.{name}"), value)).collect()
+}
+
+fn ids(document: &Document, field: &str) -> Vec<ObjectId> {
+    let list = document.get_array(field).map_or(&[][..], Vec::as_slice);
+    list.iter().filter_map(Bson::as_object_id).collect()
+}
+
 /// The beginning of the server's day.
 fn midnight(now: Millis) -> Millis {
-    let today = Local.timestamp_millis_opt(now).earliest().map(|now| now.date_naive());
-    let start = today
-        .and_then(|day| day.and_hms_opt(0, 0, 0))
-        .and_then(|start| Local.from_local_datetime(&start).earliest());
-    start.map_or(now - 24 * HOUR, |start| start.timestamp_millis())
+    metrics::Period::Day.start(now, &ServerZone)
 }
 
 #[cfg(test)]

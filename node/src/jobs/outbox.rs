@@ -2,21 +2,29 @@
 //!
 //! A message is written down before it is handed to the mail server and marked as being sent while it is. A node that
 //! dies in that moment leaves a message of which nobody can say whether it went out; it is not sent again, because a
-//! minister who gets a report twice trusts neither. A message that was refused is tried again for a day.
+//! minister who gets a report twice trusts neither. A message that was refused is tried again for a day. A node that is
+//! told to stop first ends the conversation it is in.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bson::oid::ObjectId;
 use bson::{DateTime, Document, doc};
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 use super::{Job, JobError, Run};
 use crate::clock::Millis;
 use crate::notify::email::Mail;
 use crate::notify::{Message, Notify};
-use crate::store::{Collection, Find, FindAndUpdate, SharedStore, StoreError, Write};
+use crate::store::{Collection, Find, FindAndUpdate, SharedStore, StoreError, Write, Written};
 
 const MINUTE: Millis = 60_000;
+
+/// How long a store that is away is waited for, and the pauses between the tries.
+const AWAY: Duration = Duration::from_secs(20 * 60);
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// For how long a message is worth sending.
 const PATIENCE: Millis = 24 * 60 * MINUTE;
@@ -35,38 +43,100 @@ pub enum OutboxError {
     InDoubt,
 }
 
+/// The field of a message that holds the alert it tells of.
+pub(super) const ALERT: &str = "alert";
+
 /// Sends messages and keeps those that could not be sent.
 #[derive(Debug)]
 pub struct Outbox {
     store: SharedStore,
     notify: Arc<dyn Notify>,
+    /// Conversations with servers: whoever stops the node waits for them.
+    sending: TaskTracker,
 }
 
 impl Outbox {
     /// An outbox in this store that sends through `notify`.
-    pub fn new(store: SharedStore, notify: Arc<dyn Notify>) -> Self {
-        Self { store, notify }
+    pub fn new(store: SharedStore, notify: Arc<dyn Notify>, sending: TaskTracker) -> Arc<Self> {
+        Arc::new(Self { store, notify, sending })
     }
 
-    /// Sends `message`, once for each `id`. When it has gone out, the alert of the same `id`, if there is one, is marked
-    /// as completed.
+    /// Sends `message`, once for each `id`.
     ///
     /// # Errors
     /// It could not be written down (then nothing was sent), or it has to wait.
-    pub async fn send(&self, id: ObjectId, message: Message, now: Millis) -> Result<(), OutboxError> {
-        let document = doc! {
+    pub async fn send(self: &Arc<Self>, id: ObjectId, message: Message, now: Millis) -> Result<(), OutboxError> {
+        self.send_first(id, message, None, now).await
+    }
+
+    /// Sends an alert, once for each `id`. What it says of itself becomes OpenHIM's record of it, `Failed` until it has
+    /// gone out and `Completed` from then on.
+    ///
+    /// # Errors
+    /// As [`Outbox::send`].
+    pub async fn alert(
+        self: &Arc<Self>,
+        id: ObjectId,
+        message: Message,
+        alert: Document,
+        now: Millis,
+    ) -> Result<(), OutboxError> {
+        self.send_first(id, message, Some(alert), now).await
+    }
+
+    async fn send_first(
+        self: &Arc<Self>,
+        id: ObjectId,
+        message: Message,
+        alert: Option<Document>,
+        now: Millis,
+    ) -> Result<(), OutboxError> {
+        let mut document = doc! {
             "_id": id,
-            "state": "sending",
-            "attempts": 1,
+            "state": "waiting",
+            "attempts": 0,
             "created": DateTime::from_millis(now),
-            "triedAt": DateTime::from_millis(now),
             "nextAt": DateTime::from_millis(now + MINUTE),
             "message": to_document(&message),
         };
-        match self.store.insert(Collection::Outbox, document.clone()).await {
-            Ok(()) => self.hand_over(&document, message, now).await,
-            Err(StoreError::Duplicate { .. }) => Ok(()),
-            Err(error) => Err(error.into()),
+        if let Some(alert) = &alert {
+            document.insert(ALERT, alert.clone());
+        }
+        match self.store.insert(Collection::Outbox, document).await {
+            Ok(()) => {}
+            Err(StoreError::Duplicate { .. }) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+        if let Some(alert) = alert {
+            self.store.apply(record_of_alert(id, alert, false)).await?;
+        }
+        match self.claim(doc! { "_id": id }, now).await? {
+            Some(claimed) => self.deliver(claimed, message, now).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Marks a waiting message as being sent.
+    async fn claim(&self, mut filter: Document, now: Millis) -> Result<Option<Document>, StoreError> {
+        filter.insert("state", "waiting");
+        let claim = FindAndUpdate {
+            filter,
+            update: doc! {
+                "$set": { "state": "sending", "triedAt": DateTime::from_millis(now) }, "$inc": { "attempts": 1 },
+            },
+            return_new: true,
+            ..FindAndUpdate::default()
+        };
+        self.store.find_and_update(Collection::Outbox, claim).await
+    }
+
+    /// Hands a message over, to the end even if whoever wants that is told to stop.
+    async fn deliver(self: &Arc<Self>, document: Document, message: Message, now: Millis) -> Result<(), OutboxError> {
+        let outbox = Arc::clone(self);
+        let delivery = async move { outbox.hand_over(&document, message, now).await };
+        match self.sending.spawn(delivery).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(OutboxError::InDoubt),
         }
     }
 
@@ -75,25 +145,16 @@ impl Outbox {
         let id = document.get_object_id("_id").map_err(malformed)?;
         match self.notify.tell(message).await {
             Ok(()) => {
-                let writes = vec![
-                    // What was sent stays known for a day, so that a run which is repeated sends nothing again.
-                    change(
-                        Collection::Outbox,
-                        id,
-                        doc! { "$set": { "state": "sent" }, "$unset": { "message": "" } },
-                    ),
-                    change(Collection::Alerts, id, doc! { "$set": { "alertStatus": "Completed" } }),
-                ];
-                for outcome in self.store.write(&writes).await? {
-                    outcome?;
-                }
-                Ok(())
+                // What was sent stays known for a day, so that a run which is repeated sends nothing again.
+                let sent = doc! { "$set": { "state": "sent" }, "$unset": { "message": "" } };
+                let mut writes = vec![of_message(id, sent)];
+                let alert = document.get_document(ALERT).ok().cloned();
+                writes.extend(alert.map(|alert| record_of_alert(id, alert, true)));
+                Ok(self.note(&writes).await?)
             }
             Err(error) if error.is_in_doubt() => {
                 tracing::error!(message.id = %id, %error, "A message may have gone out; it is not sent again");
-                self.store
-                    .update(Collection::Outbox, doc! { "_id": id }, in_doubt(&error.to_string()))
-                    .await?;
+                self.note(&[of_message(id, in_doubt(&error.to_string()))]).await?;
                 Err(OutboxError::InDoubt)
             }
             Err(error) => {
@@ -102,12 +163,33 @@ impl Outbox {
                 let set = doc! { "$set": {
                     "state": "waiting", "nextAt": DateTime::from_millis(now + pause), "why": error.to_string(),
                 } };
-                self.store.update(Collection::Outbox, doc! { "_id": id }, set).await?;
+                self.note(&[of_message(id, set)]).await?;
                 let source = std::error::Error::source(&error)
                     .map(|source| format!(": {source}"))
                     .unwrap_or_default();
                 Err(OutboxError::Waits(format!("{error}{source}")))
             }
+        }
+    }
+
+    /// Writes down how it went, however long the store is away: what is not written down is in doubt.
+    async fn note(&self, writes: &[Write]) -> Result<(), StoreError> {
+        let deadline = Instant::now() + AWAY;
+        let mut pause = RETRY.0;
+        loop {
+            let outcomes = self
+                .store
+                .write(writes)
+                .await
+                .and_then(|outcomes| outcomes.into_iter().collect());
+            match outcomes.map(|_: Vec<Written>| ()) {
+                Err(error) if error.is_temporary() && Instant::now() < deadline => {
+                    tracing::debug!(%error, "What became of a message waits for the store");
+                }
+                outcome => return outcome,
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY.1);
         }
     }
 
@@ -132,25 +214,20 @@ impl Outbox {
     }
 
     /// Tries again what is due, one message after the other.
-    async fn retry(&self, now: Millis) -> Result<(), JobError> {
+    async fn retry(self: &Arc<Self>, now: Millis) -> Result<(), JobError> {
         self.settle_dead(now).await?;
         let due = doc! { "state": "waiting", "nextAt": { "$lte": DateTime::from_millis(now) } };
         for document in self.store.all(Collection::Outbox, Find::by(due.clone())).await? {
             let mut filter = due.clone();
             filter.insert("_id", document.get_object_id("_id")?);
-            let tried = DateTime::from_millis(now);
-            let update = doc! { "$set": { "state": "sending", "triedAt": tried }, "$inc": { "attempts": 1 } };
-            let claim = FindAndUpdate {
-                filter,
-                update,
-                return_new: true,
-                ..FindAndUpdate::default()
-            };
-            let Some(claimed) = self.store.find_and_update(Collection::Outbox, claim).await? else {
+            let Some(claimed) = self.claim(filter, now).await? else {
                 continue;
             };
-            let message = from_document(&claimed).ok_or("a waiting message is malformed")?;
-            if let Err(error) = self.hand_over(&claimed, message, now).await {
+            let Some(message) = from_document(&claimed) else {
+                tracing::error!(message.id = ?claimed.get("_id"), "A waiting message is malformed and is not sent");
+                continue;
+            };
+            if let Err(error) = self.deliver(claimed, message, now).await {
                 tracing::warn!(error = %error, "A message could not be sent");
             }
         }
@@ -222,13 +299,33 @@ fn in_doubt(why: &str) -> Document {
     doc! { "$set": { "state": "in doubt", "why": why }, "$unset": { "message": "" } }
 }
 
-fn change(of: Collection, id: ObjectId, update: Document) -> Write {
+fn of_message(id: ObjectId, update: Document) -> Write {
     Write::Update {
-        of,
+        of: Collection::Outbox,
         filter: doc! { "_id": id },
         update,
         many: false,
         upsert: false,
+    }
+}
+
+/// OpenHIM's record of an alert.
+fn record_of_alert(id: ObjectId, mut alert: Document, has_gone_out: bool) -> Write {
+    // Which transactions it is about is known here; the record has no field for it.
+    alert.remove("transactions");
+    let update = match has_gone_out {
+        true => doc! { "$set": { "alertStatus": "Completed" }, "$setOnInsert": alert },
+        false => {
+            alert.insert("alertStatus", "Failed");
+            doc! { "$setOnInsert": alert }
+        }
+    };
+    Write::Update {
+        of: Collection::Alerts,
+        filter: doc! { "_id": id },
+        update,
+        many: false,
+        upsert: true,
     }
 }
 

@@ -11,12 +11,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bson::oid::ObjectId;
 use bson::{Bson, DateTime, Document, doc};
-use chrono::{Datelike as _, Days, FixedOffset, NaiveDate, Offset as _, TimeZone as _};
+use chrono::{Datelike as _, Days, FixedOffset, NaiveDate, Offset as _, TimeZone};
 
 use super::outbox::Outbox;
 use super::{Job, JobError, Run};
-use crate::clock::Millis;
+use crate::clock::{Millis, ServerZone};
 use crate::config;
+use crate::metrics;
 use crate::model::channel::{Channel, ChannelStatus};
 use crate::model::role::{Permission, Role, Specified, allowed, specified};
 use crate::model::user::User;
@@ -171,10 +172,30 @@ impl Reports {
             .collect())
     }
 
+    /// Each channel's figures. Days are counted in the server's zone; where the period's days are others, its hours are
+    /// added up.
     async fn sums(&self, channels: &[&Channel], window: Window) -> Result<HashMap<ObjectId, Row>, JobError> {
+        let days = self.sums_of("d", channels, window).await?;
+        if window.has_the_days_of(&ServerZone) {
+            return Ok(days);
+        }
+        let mut sums = self.sums_of("h", channels, window).await?;
+        for (channel, row) in days {
+            // OpenHIM before version 5 counted no hours.
+            sums.entry(channel).or_insert(row);
+        }
+        Ok(sums)
+    }
+
+    async fn sums_of(
+        &self,
+        length: &str,
+        channels: &[&Channel],
+        window: Window,
+    ) -> Result<HashMap<ObjectId, Row>, JobError> {
         let ids: Vec<ObjectId> = channels.iter().map(|channel| channel.id).collect();
-        let days = Find::by(doc! {
-            "type": "d",
+        let counted = Find::by(doc! {
+            "type": length,
             "startTime": {
                 "$gte": DateTime::from_millis(window.from.timestamp_millis()),
                 "$lte": DateTime::from_millis(window.to.timestamp_millis()),
@@ -182,15 +203,15 @@ impl Reports {
             "channelID": { "$in": ids },
         });
         let mut sums: HashMap<ObjectId, (Row, f64)> = HashMap::new();
-        for day in self.store.all(Collection::Metrics, days).await? {
-            let (row, response_millis) = sums.entry(day.get_object_id("channelID")?).or_default();
-            row.total += count(&day, "requests");
-            row.failed += count(&day, "failed");
-            row.successful += count(&day, "successful");
-            row.processing += count(&day, "processing");
-            row.completed += count(&day, "completed");
-            row.completed_with_errors += count(&day, "completedWithErrors");
-            *response_millis += count(&day, "responseTime") as f64;
+        for one in self.store.all(Collection::Metrics, counted).await? {
+            let (row, response_millis) = sums.entry(one.get_object_id("channelID")?).or_default();
+            row.total += count(&one, "requests");
+            row.failed += count(&one, "failed");
+            row.successful += count(&one, "successful");
+            row.processing += count(&one, "processing");
+            row.completed += count(&one, "completed");
+            row.completed_with_errors += count(&one, "completedWithErrors");
+            *response_millis += count(&one, "responseTime") as f64;
         }
         let averaged = |(mut row, millis): (Row, f64)| {
             row.average_response = if row.total == 0 {
@@ -204,6 +225,14 @@ impl Reports {
             .into_iter()
             .map(|(channel, sum)| (channel, averaged(sum)))
             .collect())
+    }
+}
+
+impl Window {
+    /// True if its days begin and end when those of `zone` do.
+    fn has_the_days_of(&self, zone: &impl TimeZone) -> bool {
+        let begins_a_day = |at: Millis| metrics::Period::Day.start(at, zone) == at;
+        begins_a_day(self.from.timestamp_millis()) && begins_a_day(self.to.timestamp_millis() + 1)
     }
 }
 

@@ -5,11 +5,11 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Local, TimeZone as _};
+use chrono::{DateTime, TimeZone};
 use croner::Cron;
 use croner::parser::{CronParser, Seconds};
 
-use crate::clock::Millis;
+use crate::clock::{Millis, ServerZone};
 
 /// Why a schedule cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,15 +64,26 @@ impl Schedule {
                     now.saturating_add(step)
                 }
             }
-            Self::Cron(cron) => {
-                let next = Local
-                    .timestamp_millis_opt(now)
-                    .earliest()
-                    .and_then(|now: DateTime<Local>| cron.find_next_occurrence(&now, false).ok());
-                // A pattern that never matches again (30 February) is looked at once a day.
-                next.map_or(now.saturating_add(86_400_000), |time| time.timestamp_millis())
+            Self::Cron(cron) => next_match(cron, now, &ServerZone),
+        }
+    }
+
+    /// How long it is from one due time to the next.
+    pub fn step(&self, now: Millis) -> Duration {
+        match self {
+            Self::Every(interval) => *interval,
+            Self::Cron(_) => {
+                let next = self.next(now, now);
+                let step = self.next(next, next) - next;
+                Duration::from_millis(u64::try_from(step).unwrap_or(0))
             }
         }
+    }
+
+    /// True if `due` is among the next two due times: one that is further away belongs to a clock that was ahead.
+    pub fn reaches(&self, due: Millis, now: Millis) -> bool {
+        let next = self.next(now, now);
+        due <= self.next(next, next)
     }
 }
 
@@ -130,11 +141,103 @@ fn unit_seconds(unit: &str) -> Option<f64> {
     })
 }
 
+/// The first match after `now`, by the clock on the wall of `zone`.
+fn next_match<Z: TimeZone>(cron: &Cron, now: Millis, zone: &Z) -> Millis {
+    let match_from = |at: Millis, is_inclusive| {
+        let at: DateTime<Z> = zone.timestamp_millis_opt(at).earliest()?;
+        cron.find_next_occurrence(&at, is_inclusive).ok()
+    };
+    let next = match_from(now, false)
+        // In an hour that comes twice the crate may find the present moment again.
+        .filter(|next| next.timestamp_millis() > now)
+        .or_else(|| match_from(now + 1000, true).filter(|next| next.timestamp_millis() > now));
+    // A pattern that never matches again (30 February) is looked at once a day.
+    next.map_or(now.saturating_add(86_400_000), |time| time.timestamp_millis())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::in_zone;
 
     const MINUTE: Millis = 60_000;
+    const HOUR: Millis = 60 * MINUTE;
+    /// Central Europe, written so that no machine needs a list of zones: an hour is skipped on 29 March 2026 at 02:00,
+    /// and one comes twice on 25 October at 03:00.
+    const BERLIN: &str = "CET-1CEST,M3.5.0,M10.5.0/3";
+    /// 2026-03-29T01:00:00Z and 2026-10-25T01:00:00Z.
+    const SKIPPED: Millis = 1_774_746_000_000;
+    const DOUBLED: Millis = 1_792_890_000_000;
+
+    /// The due times from two days before to two days after.
+    fn around(cron: &str, change: Millis) -> Vec<Millis> {
+        let schedule = Schedule::parse(cron).expect("sound");
+        let mut due = vec![schedule.first(change - 48 * HOUR)];
+        while let Some(last) = due.last().copied().filter(|last| *last < change + 48 * HOUR) {
+            due.push(schedule.next(last, last));
+        }
+        due.pop();
+        due
+    }
+
+    fn steps(due: &[Millis]) -> Vec<Millis> {
+        due.windows(2).map(|pair| (pair[1] - pair[0]) / MINUTE).collect()
+    }
+
+    #[test]
+    fn daylight_saving_neither_doubles_nor_skips_a_day() {
+        in_zone(
+            BERLIN,
+            "jobs::schedule::tests::daylight_saving_neither_doubles_nor_skips_a_day",
+            || {
+                let day = 24 * 60;
+                // Half past two does not exist on that day: three o'clock has to do.
+                assert_eq!(steps(&around("30 2 * * *", SKIPPED)), [day, day - 30, day - 30, day]);
+                // And on this one it comes twice.
+                assert_eq!(steps(&around("30 2 * * *", DOUBLED)), [day, day + 60]);
+                // Reports keep to the clock on the wall.
+                assert_eq!(steps(&around("0 7 * * *", SKIPPED)), [day, day - 60, day]);
+                assert_eq!(steps(&around("0 7 * * *", DOUBLED)), [day, day + 60, day]);
+                assert_eq!(steps(&around("0 0 * * *", SKIPPED)), [day, day - 60, day]);
+            },
+        );
+    }
+
+    #[test]
+    fn what_runs_all_day_goes_on_through_daylight_saving() {
+        in_zone(
+            BERLIN,
+            "jobs::schedule::tests::what_runs_all_day_goes_on_through_daylight_saving",
+            || {
+                for change in [SKIPPED, DOUBLED] {
+                    assert!(
+                        steps(&around("*/15 * * * *", change)).iter().all(|step| *step == 15),
+                        "{change}"
+                    );
+                    assert!(
+                        steps(&around("0 * * * *", change)).iter().all(|step| *step == 60),
+                        "{change}"
+                    );
+                    assert!(
+                        steps(&around("30 * * * *", change)).iter().all(|step| *step == 60),
+                        "{change}"
+                    );
+                }
+            },
+        );
+    }
+
+    #[test]
+    fn a_due_time_of_a_clock_that_was_ahead_is_out_of_reach() {
+        let words = Schedule::parse("1 hour").expect("sound");
+        assert!(words.reaches(2 * HOUR, 0));
+        assert!(!words.reaches(2 * HOUR + 1, 0));
+        let cron = Schedule::parse("0 * * * *").expect("sound");
+        assert_eq!(cron.step(5 * MINUTE), Duration::from_secs(3600));
+        // Put back by less than an hour, the same hour does not come again.
+        assert!(cron.reaches(2 * HOUR, 30 * MINUTE));
+        assert!(!cron.reaches(3 * HOUR, 30 * MINUTE));
+    }
 
     fn seconds(text: &str) -> f64 {
         match Schedule::parse(text) {

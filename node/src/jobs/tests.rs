@@ -36,12 +36,13 @@ impl Fixture {
     fn supervise(&self, node: &str, job: &Arc<Counted>, stop: &CancellationToken) -> tokio::task::JoinHandle<()> {
         let job = Arc::clone(job) as Arc<dyn Job>;
         let wanted = Box::new(move || vec![Arc::clone(&job)]);
-        let supervisor = Supervisor::new(
+        let mut supervisor = Supervisor::new(
             Arc::clone(&self.store),
             Arc::clone(&self.clock) as _,
             self.leases(node),
             wanted,
         );
+        supervisor.patience = Duration::from_millis(300);
         tokio::spawn(Arc::new(supervisor).serve(stop.clone()))
     }
 
@@ -151,16 +152,58 @@ async fn a_clock_that_jumps_neither_doubles_nor_skips() {
         job.runs.load(Ordering::SeqCst) == 2
     })
     .await;
+    // Put back a little, as time servers do: the due time stays what it is.
+    fixture.clock.advance(-30_000);
+    tokio::time::sleep(3 * TICK).await;
+    assert_eq!(job.runs.load(Ordering::SeqCst), 2, "the run was");
+    fixture.clock.advance(90_000);
+    until("the next run", async || job.runs.load(Ordering::SeqCst) == 3).await;
+
+    // Put back far: the next run is a minute away, not twenty days, and not now.
     fixture.clock.advance(-20 * DAY);
+    let now = fixture.clock.now();
     until("a due time that is out of reach is put right", async || {
-        job.runs.load(Ordering::SeqCst) == 3
+        let known = fixture.store.one(Collection::AgendaJobs, doc! {"name": "count"}).await;
+        let known = known.expect("an answer").expect("it is known");
+        known.get_datetime("nextRunAt").ok() == Some(&date(now + 60_000))
     })
     .await;
-    tokio::time::sleep(2 * TICK).await;
-
     assert_eq!(job.runs.load(Ordering::SeqCst), 3);
+    fixture.clock.advance(60_000);
+    until("the run after it", async || job.runs.load(Ordering::SeqCst) == 4).await;
     stop.cancel();
     node.await.expect("no panic");
+}
+
+#[tokio::test]
+async fn a_node_whose_clock_is_behind_leaves_the_others_due_times_alone() {
+    let fixture = Fixture::new();
+    let (job, stop) = (Arc::new(Counted::default()), CancellationToken::new());
+    let ahead = fixture.supervise("ahead", &job, &stop);
+    let behind = Fixture {
+        clock: Arc::new(ManualClock::at(NOW - 600_000)),
+        store: Arc::clone(&fixture.store),
+        _folder: tempfile::tempdir().expect("a temporary folder"),
+    };
+    until("the first run", async || job.runs.load(Ordering::SeqCst) == 1).await;
+    let patient = Supervisor::new(
+        Arc::clone(&behind.store),
+        Arc::clone(&behind.clock) as _,
+        behind.leases("behind"),
+        Box::new({
+            let job = Arc::clone(&job);
+            move || vec![Arc::clone(&job) as Arc<dyn Job>]
+        }),
+    );
+    let behind_node = tokio::spawn(Arc::new(patient).serve(stop.clone()));
+
+    tokio::time::sleep(REFRESH + 2 * TICK).await;
+
+    assert_eq!(job.runs.load(Ordering::SeqCst), 1);
+    stop.cancel();
+    for node in [ahead, behind_node] {
+        node.await.expect("no panic");
+    }
 }
 
 #[tokio::test]

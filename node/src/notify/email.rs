@@ -105,6 +105,7 @@ impl Mailer {
             .from(self.from.clone())
             .to(to)
             .subject(mail.subject)
+            .message_id(None)
             .multipart(MultiPart::alternative_plain_html(mail.text, mail.html))
             .map_err(MailError::BadMessage)?;
         let mut connection = self.connect().await?;

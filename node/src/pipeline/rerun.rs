@@ -4,8 +4,12 @@
 //! channel's state nor the client's present rights are asked: who may have something sent again was asked when the
 //! task was made. Nobody waits for the answer, so nothing is rewritten or compressed.
 //!
+//! Tasks of this node come in through [`Pipeline::rerun`], those of other programs through [`port`].
+//!
 //! A child's id is chosen by the caller. Two nodes that send the same transaction again under the same id send it once:
 //! the store takes only one of them, and nothing is sent that is not stored.
+
+mod port;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;

@@ -55,7 +55,7 @@ pub enum Entrance {
     Tcp,
     /// The polling port, or a schedule.
     Polling,
-    /// A stored transaction.
+    /// A stored transaction, or the rerun port.
     Rerun,
 }
 

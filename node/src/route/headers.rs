@@ -70,7 +70,8 @@ impl RequestHeaders {
     }
 
     /// Takes what was stored of a request that is sent again. Who the client was stays said.
-    pub fn replayed(map: HeaderMap) -> Self {
+    pub fn replayed(mut map: HeaderMap) -> Self {
+        join_repeated(&mut map);
         Self {
             map,
             added: Vec::new(),

@@ -268,10 +268,20 @@ impl Store for MongoStore {
 
     async fn size(&self) -> Result<Option<u64>> {
         self.ask(|databases| async move {
-            let stats = databases.main.run_command(doc! {"dbStats": 1, "freeStorage": 1}).await;
+            let stats = databases.main.run_command(doc! {"dbStats": 1}).await;
             stats.map_err(error::of).map(|stats| Some(setup::occupied(&stats)))
         })
         .await
+    }
+
+    async fn shrink(&self) -> Result<bool> {
+        let databases = Arc::clone(&self.databases);
+        // It may take long, and the server goes on with it whoever waits.
+        let compacting = async move { setup::compact(&databases.main).await };
+        if let Err(error) = self.runtime.run(bounded(LONGEST, compacting)).await {
+            tracing::debug!(%error, "Room of deleted transactions was not given back");
+        }
+        Ok(false)
     }
 
     async fn bytes_by(&self, of: Collection, field: &str) -> Result<Vec<Occupied>> {

@@ -229,3 +229,129 @@ async fn a_websocket_speaks_through_it() {
         assert_eq!(back.into_text().expect("text").as_str(), text);
     }
 }
+
+/// A server of WebSockets that says everything back, on a runtime of its own.
+fn echo_server() -> String {
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            tell.send(chat().await).expect("awaited");
+            std::future::pending::<()>().await;
+        });
+    });
+    told.recv().expect("it listens")
+}
+
+#[test]
+fn a_tunnels_line_comes_at_its_end_with_what_it_carried() {
+    use std::io::{Read as _, Write as _};
+
+    let (backend, listen, metrics) = (echo_server(), free(), free());
+    let mut command = program(["balancer", "--mode=http", "--log=json", "--admin=off", "--check=none"]);
+    command.args([
+        format!("--listen={listen}"),
+        format!("--metrics={metrics}"),
+        format!("--backends={backend}"),
+    ]);
+    let mut running = Running::start(&mut command);
+    let mut client = eventually("the balancer listens", || std::net::TcpStream::connect(listen).ok());
+    client.set_read_timeout(Some(crate::support::SOON)).expect("an option");
+    let head = "GET /chat?token=secret HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    client.write_all(head.as_bytes()).expect("sent");
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        client.read_exact(&mut byte).expect("an answer");
+        answer.push(byte[0]);
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 101 "));
+    // A text of two letters, masked by nothing, and its echo.
+    client.write_all(&[0x81, 0x82, 0, 0, 0, 0, b'h', b'i']).expect("sent");
+    let mut echo = [0; 4];
+    client.read_exact(&mut echo).expect("an echo");
+    assert_eq!(&echo, b"\x81\x02hi");
+    assert!(!running.stdout.all().contains("\"path\":"), "told before its end");
+
+    drop(client);
+
+    let line: Value = serde_json::from_str(&running.says("\"path\":\"/chat\"")).expect("JSON");
+    assert_eq!(
+        (&line["status"], &line["bytes_in"], &line["by"]),
+        (&json!(101), &json!(8), &json!("client")),
+        "{line}"
+    );
+    assert!(line["bytes_out"].as_u64().is_some_and(|it| it >= 4), "{line}");
+    let text = plain_http::get(metrics, "/metrics").expect("it answers").body;
+    assert!(text.contains("openhim_balancer_tunnels_total{"), "{text}");
+    assert!(!running.stdout.all().contains("secret"));
+}
+
+#[test]
+fn two_gigabytes_pass_to_a_slow_backend_and_the_balancer_stays_small() {
+    use std::io::{Read as _, Write as _};
+
+    const PIECE: usize = 1 << 20;
+    const PIECES: u64 = 2048;
+    /// KiB; what may be on its way in one process.
+    const GROWTH: u64 = 8 * 1024;
+    let piece = |number: u64| {
+        let mut bytes = vec![b'x'; PIECE];
+        bytes[..8].copy_from_slice(&number.to_be_bytes());
+        bytes
+    };
+    let backend = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let (address, listen) = (backend.local_addr().expect("bound"), free());
+    let process = Process::start(&format!(
+        "  - {{name: big, listen: '{listen}', mode: http, backends: '{address}', check: none}}\n"
+    ));
+    let reading = std::thread::spawn(move || {
+        let (mut stream, _) = backend.accept().expect("accepted");
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).expect("a head");
+            head.push(byte[0]);
+        }
+        // The client is held back from the beginning, and again and again.
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        let (mut bytes, mut expected) = (vec![0; PIECE], piece(0));
+        for number in 0..PIECES {
+            if number % 64 == 0 {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            stream.read_exact(&mut bytes).expect("a body");
+            expected[..8].copy_from_slice(&number.to_be_bytes());
+            assert!(bytes == expected, "piece {number} is another one");
+        }
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            .expect("sent");
+        stream
+    });
+    let memory = |line: &str| -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", process.running.id())).expect("it runs");
+        let found = status.lines().find_map(|text| text.strip_prefix(line));
+        let text = found.expect("a number").trim().trim_end_matches(" kB").to_owned();
+        text.parse().expect("a number")
+    };
+    std::fs::write(format!("/proc/{}/clear_refs", process.running.id()), "5").expect("the mark starts anew");
+    let before = memory("VmRSS:");
+
+    let mut client = std::net::TcpStream::connect(listen).expect("accepted");
+    let length = PIECES * PIECE as u64;
+    write!(client, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n").expect("sent");
+    let mut bytes = piece(0);
+    for number in 0..PIECES {
+        bytes[..8].copy_from_slice(&number.to_be_bytes());
+        client.write_all(&bytes).expect("sent");
+    }
+    let mut answer = [0; 15];
+    client.read_exact(&mut answer).expect("an answer");
+
+    assert_eq!(&answer, b"HTTP/1.1 200 OK");
+    let after = memory("VmHWM:");
+    assert!(after - before < GROWTH, "it grew by {} KiB", after - before);
+    reading.join().expect("every piece arrived");
+}

@@ -244,6 +244,48 @@ async fn http_2_gets_the_same_answers() {
 }
 
 #[tokio::test]
+async fn http_2_that_was_agreed_on_in_tls_is_answered() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let made = rcgen::generate_simple_self_signed(vec!["a".to_owned()]).expect("a certificate");
+    let (cert, key) = (folder.path().join("crt"), folder.path().join("key"));
+    std::fs::write(&cert, made.cert.pem()).expect("written");
+    std::fs::write(&key, made.signing_key.serialize_pem()).expect("written");
+    let backend = Backend::answering(OK).await;
+    let files = [
+        ("tls-cert", cert.to_str().expect("plain")),
+        ("tls-key", key.to_str().expect("plain")),
+    ];
+    let balancer = balancer(&[&backend], &files).await;
+    let mut config = crate::tls::client::lax().expect("a client");
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    let stream = balancer.connect().await.stream;
+    let stream = within("TLS", connector.connect("a".try_into().expect("a name"), stream))
+        .await
+        .expect("TLS");
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(
+        hyper_util::rt::TokioExecutor::new(),
+        hyper_util::rt::TokioIo::new(stream),
+    )
+    .await
+    .expect("HTTP/2 is spoken");
+    let carrying = tokio::spawn(connection);
+
+    for _ in 0..2 {
+        let request = http::Request::builder()
+            .uri("https://a/x")
+            .body(http_body_util::Empty::<bytes::Bytes>::new());
+        let answer = within("an answer", sender.send_request(request.expect("sound"))).await;
+        assert_eq!(answer.expect("answered").status().as_u16(), 200);
+    }
+
+    let seen = backend.seen();
+    assert_eq!((seen.len(), seen[0].line()), (2, "GET /x HTTP/1.1"));
+    assert_eq!(seen[0].field("X-Forwarded-Proto"), Some("https"));
+    carrying.abort();
+}
+
+#[tokio::test]
 async fn a_stop_lets_requests_end_and_does_not_wait_for_idle_clients() {
     let backend = Backend::start(|it| match it.line() {
         "GET /slow HTTP/1.1" => Act::SayLater(Duration::from_millis(400), OK),

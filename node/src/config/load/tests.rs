@@ -210,6 +210,20 @@ fn a_file_that_cannot_be_read_is_named_with_the_reason() {
 }
 
 #[test]
+fn the_rerun_port_is_for_this_machine_and_says_so() {
+    let on = |host: &str, port: &str| Sources {
+        flags: vec![flag("rerun.host", host), flag("rerun.httpPort", port)],
+        ..Sources::default()
+    };
+    for host in ["localhost", "127.0.0.1", "::1"] {
+        assert_eq!(warnings(&on(host, "7786")), Vec::<String>::new(), "{host}");
+    }
+    assert_eq!(warnings(&on("0.0.0.0", "0")), Vec::<String>::new());
+    let told = warnings(&on("0.0.0.0", "7786"));
+    assert!(told.len() == 1 && told[0].contains("this machine only"), "{told:?}");
+}
+
+#[test]
 fn unknown_keys_warn_with_a_suggestion() {
     let text =
         "{\n  \"routr\": {\"httpPort\": 1},\n  \"api\": {\"prot\": 8080},\n  \"router.timeout\": 5,\n  \"zzz\": 1\n}";

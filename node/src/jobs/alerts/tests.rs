@@ -1,6 +1,8 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tokio_util::task::TaskTracker;
+
 use super::*;
 use crate::jobs::outbox::SendWaiting;
 use crate::notify::email::MailError;
@@ -15,6 +17,8 @@ const MINUTE: Millis = 60_000;
 struct Town {
     told: Mutex<Vec<Message>>,
     is_down: AtomicBool,
+    /// Takes its time.
+    thinks: AtomicBool,
 }
 
 #[async_trait]
@@ -22,6 +26,9 @@ impl Notify for Town {
     async fn tell(&self, message: Message) -> Result<(), NotifyError> {
         if self.is_down.load(Ordering::SeqCst) {
             return Err(MailError::Unusable("down".into()).into());
+        }
+        if self.thinks.load(Ordering::SeqCst) {
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
         }
         self.told.lock().expect("no panic inside").push(message);
         Ok(())
@@ -43,7 +50,7 @@ impl Fixture {
         let store: SharedStore =
             SqliteStore::open(folder.path().join("t.db"), SqliteOptions::default()).expect("a store");
         let town = Arc::new(Town::default());
-        let outbox = Arc::new(Outbox::new(Arc::clone(&store), Arc::clone(&town) as _));
+        let outbox = Outbox::new(Arc::clone(&store), Arc::clone(&town) as _, TaskTracker::new());
         let settings = config::Config::defaults().alerts;
         let job = Alerts::job(Arc::clone(&store), Arc::clone(&outbox), &settings).expect("switched on");
         let channel = ObjectId::new();
@@ -82,16 +89,39 @@ impl Fixture {
 
     async fn run(&self, since: Millis, now: Millis) {
         let data = doc! { "lastAlertDate": DateTime::from_millis(since) };
-        let data = self
-            .job
-            .run(Run {
-                started: now,
-                previous: None,
-                data,
-            })
-            .await
-            .expect("a run");
-        assert_eq!(data, doc! { "lastAlertDate": DateTime::from_millis(now) });
+        let data = self.goes_on(data, now).await;
+        assert_eq!(
+            data.get_datetime("lastAlertDate").ok(),
+            Some(&DateTime::from_millis(now))
+        );
+    }
+
+    /// A run after the one that returned `data`.
+    async fn goes_on(&self, data: Document, now: Millis) -> Document {
+        let run = Run {
+            started: now,
+            previous: None,
+            data,
+        };
+        self.job.run(run).await.expect("a run")
+    }
+
+    async fn tries_again(&self, now: Millis) {
+        let run = Run {
+            started: now,
+            previous: None,
+            data: doc! {},
+        };
+        SendWaiting(Arc::clone(&self.outbox)).run(run).await.expect("a run");
+    }
+
+    fn mails(&self) -> Vec<Mail> {
+        let told = self.told().into_iter();
+        told.filter_map(|message| match message {
+            Message::Mail(mail) => Some(mail),
+            Message::Sms { .. } => None,
+        })
+        .collect()
     }
 
     fn told(&self) -> Vec<Message> {
@@ -239,19 +269,110 @@ async fn a_mail_server_that_comes_back_gets_the_mail_once() {
     fixture.run(NOW - 1, NOW).await;
     assert_eq!(fixture.records().await, [("amina@example.org".into(), "Failed".into())]);
 
-    let later = SendWaiting(Arc::clone(&fixture.outbox));
     fixture.town.is_down.store(false, Ordering::SeqCst);
     for minute in 1..=10 {
-        let run = Run {
-            started: NOW + minute * MINUTE,
-            previous: None,
-            data: doc! {},
-        };
-        later.run(run).await.expect("a run");
+        fixture.tries_again(NOW + minute * MINUTE).await;
     }
     assert_eq!(fixture.told().len(), 1);
     assert_eq!(
         fixture.records().await,
         [("amina@example.org".into(), "Completed".into())]
     );
+}
+
+#[tokio::test]
+async fn a_run_that_died_is_finished_and_nobody_misses_what_came_meanwhile() {
+    let fixture = Fixture::with_alerts(vec![doc! { "status": "5xx", "users": [by_mail("no max")] }]).await;
+    let first = fixture.ended(500, NOW, None).await.to_hex();
+    fixture.run(NOW - 1, NOW).await;
+    // It had told one of two, and was not noted as done.
+    let both = doc! { "user": "bill@example.org", "method": "email" };
+    let update = doc! { "$push": { "alerts.0.users": both } };
+    fixture
+        .store
+        .update(Collection::Channels, doc! {}, update)
+        .await
+        .expect("changed");
+    let second = fixture.ended(500, NOW + 1, None).await.to_hex();
+
+    fixture.run(NOW - 1, NOW + MINUTE).await;
+    fixture.run(NOW + MINUTE, NOW + 2 * MINUTE).await;
+
+    let told: Vec<_> = fixture
+        .mails()
+        .iter()
+        .map(|mail| (mail.to.clone(), mail.text.contains(&first), mail.text.contains(&second)))
+        .collect();
+    let (amina, bill) = ("amina@example.org".to_owned(), "bill@example.org".to_owned());
+    assert_eq!(
+        told,
+        [(amina.clone(), true, false), (amina, false, true), (bill, true, true)]
+    );
+}
+
+#[tokio::test]
+async fn an_end_that_was_stored_late_is_told_once() {
+    let fixture = Fixture::with_alerts(vec![doc! { "status": "5xx", "users": [by_mail("no max")] }]).await;
+    let before = fixture.ended(500, NOW - 1, None).await.to_hex();
+    let mut data = fixture.goes_on(doc! {}, NOW).await;
+    data = fixture.goes_on(data, NOW + MINUTE).await;
+    assert_eq!(fixture.told(), [], "what was before the first run is nobody's news");
+
+    // The store was away when it ended.
+    let late = fixture.ended(500, NOW + 1, None).await.to_hex();
+    for minute in 2..6 {
+        data = fixture.goes_on(data, NOW + minute * MINUTE).await;
+    }
+
+    let mails = fixture.mails();
+    assert_eq!(mails.len(), 1, "{mails:?}");
+    assert!(mails[0].text.contains(&late) && !mails[0].text.contains(&before));
+}
+
+#[tokio::test]
+async fn who_wants_one_an_hour_gets_one_when_the_server_is_back() {
+    let fixture = Fixture::with_alerts(vec![doc! { "status": "5xx", "users": [by_mail("1 per hour")] }]).await;
+    fixture.town.is_down.store(true, Ordering::SeqCst);
+    let mut data = fixture.goes_on(doc! {}, NOW).await;
+    for minute in 1..20 {
+        fixture.ended(500, NOW + minute * MINUTE, None).await;
+        data = fixture.goes_on(data, NOW + minute * MINUTE).await;
+    }
+    fixture.town.is_down.store(false, Ordering::SeqCst);
+    for minute in 20..40 {
+        fixture.tries_again(NOW + minute * MINUTE).await;
+    }
+    assert_eq!(fixture.told().len(), 1);
+}
+
+#[tokio::test]
+async fn who_cannot_be_told_is_recorded_once() {
+    let nobody = doc! { "user": "nobody@example.org", "method": "email" };
+    let fixture = Fixture::with_alerts(vec![doc! { "status": "5xx", "users": [nobody] }]).await;
+    let mut data = fixture.goes_on(doc! {}, NOW).await;
+    fixture.ended(500, NOW + 1, None).await;
+    for minute in 1..4 {
+        data = fixture.goes_on(data, NOW + minute * MINUTE).await;
+    }
+    assert_eq!(
+        fixture.records().await,
+        [("nobody@example.org".into(), "Failed".into())]
+    );
+}
+
+#[tokio::test]
+async fn a_message_is_spoken_to_its_end_when_its_job_is_stopped() {
+    let fixture = Fixture::with_alerts(vec![doc! { "status": "5xx", "users": [by_mail("no max")] }]).await;
+    fixture.ended(500, NOW, None).await;
+    fixture.town.thinks.store(true, Ordering::SeqCst);
+
+    // The job is dropped while the server takes its time.
+    let stopped = tokio::time::timeout(std::time::Duration::from_millis(50), fixture.run(NOW - 1, NOW)).await;
+
+    assert!(stopped.is_err());
+    crate::testing::eventually("the mail is sent, and known to be", async || {
+        (fixture.records().await == [("amina@example.org".into(), "Completed".into())]).then_some(())
+    })
+    .await;
+    assert_eq!(fixture.told().len(), 1);
 }

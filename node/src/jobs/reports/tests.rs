@@ -1,6 +1,7 @@
 use std::sync::Mutex;
 
 use serde_json::json;
+use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::notify::{Notify, NotifyError};
@@ -36,7 +37,7 @@ impl Fixture {
         let store: SharedStore =
             SqliteStore::open(folder.path().join("t.db"), SqliteOptions::default()).expect("a store");
         let post = Arc::new(Post::default());
-        let outbox = Arc::new(Outbox::new(Arc::clone(&store), Arc::clone(&post) as _));
+        let outbox = Outbox::new(Arc::clone(&store), Arc::clone(&post) as _, TaskTracker::new());
         let defaults = config::Config::defaults();
         let settings = config::Reports {
             utc_offset,

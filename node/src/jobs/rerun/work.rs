@@ -8,6 +8,7 @@ use bson::{Bson, Document, doc};
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use sha2::Digest as _;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
@@ -25,6 +26,12 @@ const OWNER: &str = "openhimOwner";
 /// How long a rerun that another node has in its hands is waited for.
 const PATIENCE: Duration = Duration::from_secs(90);
 const GLANCE: Duration = Duration::from_millis(500);
+/// A task of so many transactions is written whole so often that its batches do not wait for it. What a larger one has
+/// done is written down every so often: whoever takes it over finds the rest by its reruns.
+const SMALL: usize = 1000;
+const SELDOM: Duration = Duration::from_secs(1);
+/// How often it is seen whether a larger task is still wanted.
+const STILL: Duration = Duration::from_millis(100);
 /// Who makes the tasks of automatic retries.
 const INTERNAL: &str = "internal";
 
@@ -59,6 +66,18 @@ enum State {
     Done,
 }
 
+/// How far a task is.
+#[derive(Debug, Default)]
+struct Progress {
+    /// What is before this place is not waiting any more.
+    at: usize,
+    /// What is done and not written down.
+    notes: Document,
+    /// When it was last written down, and seen that the task is still wanted.
+    written: Option<Instant>,
+    seen: Option<Instant>,
+}
+
 /// What is written into an entry.
 #[derive(Debug)]
 struct Note {
@@ -77,21 +96,42 @@ impl Work<'_> {
             .map_or(1, |size| size.max(1.0) as usize);
         tracing::info!(task.id = %self.task, transactions = entries.len(), "Processing rerun task {}", self.task);
         self.settle_begun(&mut entries).await?;
-        let mut notes = Document::new();
+        let mut progress = Progress::default();
         loop {
-            let batch: Vec<usize> = waiting(&entries).take(size).collect();
-            if batch.is_empty() {
-                return self.finish(notes, &entries).await;
-            }
-            if self.stop.is_cancelled() || !self.mark(notes, &entries, &batch).await? {
+            let batch: Vec<usize> = waiting(&entries[progress.at..]).take(size).collect();
+            let Some(last) = batch.last() else {
+                return self.finish(progress.notes, &entries).await;
+            };
+            progress.at = last + 1;
+            if self.stop.is_cancelled() || !self.may_go_on(&mut progress, &entries, &batch).await? {
+                self.note(progress.notes, &entries).await?;
                 return self.leave(&entries).await;
             }
-            notes = self.send(&mut entries, &batch, is_internal).await?;
+            self.send(&mut entries, &batch, is_internal, &mut progress.notes)
+                .await?;
             if self.stop.is_cancelled() || self.lost.is_cancelled() {
-                self.note(notes, &entries).await?;
+                self.note(progress.notes, &entries).await?;
                 return self.leave(&entries).await;
             }
         }
+    }
+
+    /// Writes down what is done and marks the next batch; of a large task seldom, because it is written whole. `false` if
+    /// the task is not to go on.
+    async fn may_go_on(&self, progress: &mut Progress, entries: &[Entry], batch: &[usize]) -> Result<bool, StoreError> {
+        let now = Instant::now();
+        let is_older = |at: Option<Instant>, than: Duration| at.is_none_or(|at| now.duration_since(at) >= than);
+        if entries.len() <= SMALL || is_older(progress.written, SELDOM) {
+            progress.written = Some(now);
+            progress.seen = Some(now);
+            return self.mark(std::mem::take(&mut progress.notes), entries, batch).await;
+        }
+        if is_older(progress.seen, STILL) {
+            progress.seen = Some(now);
+            let mine = doc! { "_id": self.task, OWNER: self.owner, "status": "Processing" };
+            return Ok(self.store.count(Collection::Tasks, mine).await? == 1);
+        }
+        Ok(true)
     }
 
     /// Makes the task this node's; `None` if it is not to be worked on any more.
@@ -187,21 +227,26 @@ impl Work<'_> {
         )]
     }
 
-    /// Sends a batch; answers with what to write down.
-    async fn send(&self, entries: &mut [Entry], batch: &[usize], is_internal: bool) -> Result<Document, JobError> {
+    /// Sends a batch; adds to what is to be written down.
+    async fn send(
+        &self,
+        entries: &mut [Entry],
+        batch: &[usize],
+        is_internal: bool,
+        notes: &mut Document,
+    ) -> Result<(), JobError> {
         let mut running: Vec<_> = Vec::with_capacity(batch.len());
         for &at in batch {
             let entry = entries[at].clone();
             running.push(async move { (at, self.rerun(&entry, is_internal).await) });
         }
         let mut ended = stream::iter(running).buffer_unordered(CONCURRENT);
-        let mut notes = Document::new();
         let mut failure = None;
         while let Some((at, outcome)) = ended.next().await {
             match outcome {
                 Ok(note) => {
                     entries[at].state = note.state();
-                    note.write(at, &mut notes);
+                    note.write(at, notes);
                 }
                 // Its mark stays: whoever goes on finds out whether it was sent.
                 Err(error) => failure = Some(error),
@@ -209,9 +254,9 @@ impl Work<'_> {
         }
         drop(ended);
         match failure {
-            None => Ok(notes),
+            None => Ok(()),
             Some(error) => {
-                self.note(notes, entries).await?;
+                self.note(std::mem::take(notes), entries).await?;
                 Err(error)
             }
         }

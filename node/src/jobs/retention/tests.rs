@@ -181,3 +181,82 @@ async fn a_store_that_is_too_large_gives_room_back_to_the_disk() {
     assert!(left(&store, one).await > 150);
     store.close().await;
 }
+
+#[tokio::test]
+async fn a_size_is_kept_on_mongodb_and_no_more_deleted_than_that_takes() {
+    let Some(mongod) = Mongod::start() else { return };
+    let store: SharedStore = MongoStore::connect(&mongod.url("openhim"), None, MongoOptions::default())
+        .await
+        .unwrap();
+    let one = channel(&store, doc! {}).await;
+    for age in 1..=8 {
+        transactions(&store, one, 100, age * DAY, 40_000).await;
+    }
+
+    let rule = RetentionRule {
+        max_age_days: None,
+        max_size_mb: Some(10.0),
+    };
+    run(&store, rule).await;
+
+    let stay = left(&store, one).await;
+    assert!((50..=262).contains(&stay), "{stay} of 40 KB are 10 MiB");
+    store.close().await;
+}
+
+#[tokio::test]
+async fn mongodb_gives_room_back_where_there_is_much() {
+    let Some(mongod) = Mongod::start() else { return };
+    let url = mongod.url("openhim");
+    let store: SharedStore = MongoStore::connect(&url, None, MongoOptions::default()).await.unwrap();
+    let database = mongodb::Client::with_uri_str(&url).await.unwrap().database("openhim");
+    let one = channel(&store, doc! {}).await;
+    // What cannot be compressed, so that the file is as long as the documents.
+    for age in 1..=40 {
+        let writes: Vec<Write> = (0..25)
+            .map(|n| {
+                let bytes = (0..10_000).flat_map(|_| rand::random::<u32>().to_le_bytes()).collect();
+                let body = bson::Binary {
+                    subtype: bson::spec::BinarySubtype::Generic,
+                    bytes,
+                };
+                let at = DateTime::from_millis(NOW - age * DAY + n);
+                Write::Insert {
+                    into: Collection::Transactions,
+                    document: doc! {
+                        "_id": ObjectId::new(), "channelID": one, "status": "Successful",
+                        "request": { "timestamp": at, "body": body },
+                    },
+                }
+            })
+            .collect();
+        store.write(&writes).await.unwrap();
+    }
+    let checkpoint = async || {
+        let admin = database.client().database("admin");
+        admin.run_command(doc! { "fsync": 1 }).await.unwrap();
+    };
+    let length = async || {
+        let stats = database
+            .run_command(doc! { "collStats": "transactions" })
+            .await
+            .unwrap();
+        number::of_bson(stats.get("storageSize").unwrap()).unwrap() / MIB
+    };
+    checkpoint().await;
+    let before = length().await;
+    assert!(before > 30.0, "{before}");
+
+    let rule = RetentionRule {
+        max_age_days: Some(5.0),
+        max_size_mb: None,
+    };
+    run(&store, rule).await;
+    checkpoint().await;
+    store.shrink().await.unwrap();
+
+    let after = length().await;
+    assert!(after < before / 2.0, "{before} MiB became {after}");
+    assert_eq!(left(&store, one).await, 5 * 25);
+    store.close().await;
+}

@@ -18,10 +18,13 @@ const DEFAULT_DATABASE: &str = "openhim";
 /// Codes for an index or a collection that is there with other options.
 const ALREADY_THERE: [i32; 3] = [48, 85, 86];
 
-/// Indexes of the documents that have such a part.
-const PART_ROUTES: &str = "openhim_routes";
-const PART_ORCHESTRATIONS: &str = "openhim_orchestrations";
-const PART_PROPERTIES: &str = "openhim_properties";
+/// Indexes of the documents that have such a part, newest first. Servers before 5.0 tell indexes apart by their fields
+/// alone, so each has others.
+const PARTS: [(&str, Option<&str>); 3] = [
+    ("openhim_routes", None),
+    ("openhim_orchestrations", Some("channelID")),
+    ("openhim_properties", Some("clientID")),
+];
 
 /// Documents from which on it is worth telling that indexes are being made, and how often.
 const WORTH_TELLING: u64 = 10_000;
@@ -205,15 +208,13 @@ async fn prepare_one(database: Database, collection: Collection, is_new: bool, l
 pub(super) fn indexes(collection: Collection) -> Vec<Index> {
     let mut indexes = collection.indexes();
     if collection == Collection::Transactions {
-        let newest = || doc! {"request.timestamp": -1};
         let answered = doc! {"response.status": {"$exists": true}};
         indexes.push(Index::on(doc! {"response.status": 1, "request.timestamp": -1}).only(answered));
-        let parts = [PART_ROUTES, PART_ORCHESTRATIONS, PART_PROPERTIES]
-            .into_iter()
-            .zip(asked::PARTS);
-        indexes.extend(parts.map(|(name, (_, there))| {
+        indexes.extend(PARTS.into_iter().zip(asked::PARTS).map(|((name, beside), (_, there))| {
             let only = doc! {there: {"$exists": true}};
-            Index::on(newest()).only(only).named(name)
+            let mut keys = doc! {"request.timestamp": -1};
+            keys.extend(beside.map(|path| (path.to_owned(), Bson::Int32(1))));
+            Index::on(keys).only(only).named(name)
         }));
     }
     indexes
@@ -318,11 +319,44 @@ fn code(error: &mongodb::error::Error) -> Option<i32> {
     }
 }
 
-/// Bytes on disk less what is free for new documents.
+/// Bytes of the documents themselves: unlike those on disk, which the server reckons up at its checkpoints, they follow
+/// a deletion at once, so that nobody deletes more than is necessary.
 pub(super) fn occupied(stats: &Document) -> u64 {
-    let number = |name: &str| number(stats.get(name));
-    let whole = number("storageSize") + number("indexSize");
-    whole.saturating_sub(number("freeStorageSize") + number("indexFreeStorageSize"))
+    number(stats.get("dataSize"))
+}
+
+/// Free room in a collection's file from which on it is worth giving back.
+const WORTH: u64 = 16 << 20;
+
+/// Gives room in the transactions' file back to the disk, if there is much of it. Where that would keep others waiting
+/// (before version 4.4) it is left to the operator.
+pub(super) async fn compact(database: &Database) -> Result<()> {
+    let Ok(hello) = database.run_command(doc! {"hello": 1}).await else {
+        return Ok(());
+    };
+    if is_router(&hello) || number(hello.get("maxWireVersion")) < 9 {
+        return Ok(());
+    }
+    let name = Collection::Transactions.name();
+    let stats = database
+        .run_command(doc! {"collStats": name})
+        .await
+        .map_err(error::of)?;
+    let manager = stats
+        .get_document("wiredTiger")
+        .and_then(|engine| engine.get_document("block-manager"));
+    let free = manager.map_or(0, |manager| number(manager.get("file bytes available for reuse")));
+    if free < WORTH || free < number(stats.get("storageSize")) / 4 {
+        return Ok(());
+    }
+    let mut order = doc! {"compact": name};
+    if hello.contains_key("setName") {
+        // A primary takes the order only so; nobody waits for it.
+        order.insert("force", true);
+    }
+    database.run_command(order).await.map_err(error::of)?;
+    tracing::info!("Room of deleted transactions was given back to the disk");
+    Ok(())
 }
 
 fn number(value: Option<&Bson>) -> u64 {

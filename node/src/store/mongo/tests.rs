@@ -115,6 +115,42 @@ async fn an_index_with_other_options_does_not_stop_the_start() {
 }
 
 #[tokio::test]
+async fn a_database_of_openhims_own_gets_what_it_lacks_while_it_is_in_use() {
+    let Some(server) = Mongod::start() else {
+        return;
+    };
+    let transactions = driver(&server)
+        .await
+        .database("openhim")
+        .collection::<Document>("transactions");
+    let old = (0..50).map(|number| doc! {"_id": number, "status": "Failed", "request": {"path": "/old"}});
+    transactions.insert_many(old).await.unwrap();
+    let theirs = mongodb::IndexModel::builder().keys(doc! {"status": 1, "request.timestamp": -1});
+    transactions.create_index(theirs.build()).await.unwrap();
+
+    let store = connect(&server, "openhim").await;
+
+    store.insert(Collection::Transactions, doc! {"_id": 50}).await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let names = transactions.list_index_names().await.unwrap();
+        let indexes = setup::indexes(Collection::Transactions);
+        if indexes.iter().all(|index| names.contains(&index.mongo_name())) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{names:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(
+        store
+            .count(Collection::Transactions, doc! {"status": "Failed"})
+            .await
+            .unwrap(),
+        50
+    );
+}
+
+#[tokio::test]
 async fn a_server_that_is_not_there_is_named_and_the_password_is_not() {
     let started = Instant::now();
     let options = MongoOptions {
