@@ -1,6 +1,6 @@
 //! `/mediators`: programs that stand between the router and other systems, their settings and their signs of life.
 
-use bson::{Bson, Document, doc};
+use bson::{Bson, DateTime, Document, doc};
 use http::StatusCode;
 
 use super::auth::Caller;
@@ -11,16 +11,20 @@ use super::error::{Doing, Fault, Refusal};
 use super::reply::Reply;
 use super::router::Answer;
 use crate::audit::Event;
+use crate::clock::Millis;
 use crate::mediators::{self, Invalid};
 use crate::model::role::{Permission, Specified};
 use crate::model::schema::tables::{CHANNEL, MEDIATOR};
 use crate::model::schema::{Operators, SchemaError};
-use crate::store::{Collection, Find, StoreError};
+use crate::store::{Collection, Find, FindAndUpdate, StoreError};
 
 const MEDIATORS: Resource = Resource {
     collection: Collection::Mediators,
     schema: &MEDIATOR,
 };
+
+/// Signs of life that may come while settings are stored.
+const MOST_TRIES: usize = 10;
 
 /// `GET /mediators`: all, or those that the caller's roles name.
 pub(super) async fn list(call: Call, caller: Caller) -> Answer {
@@ -110,9 +114,9 @@ pub(super) async fn heartbeat(call: Call, caller: Caller) -> Answer {
     )?;
     let doing = format!("Could not process mediator heartbeat (urn: {urn}):");
     let api = &call.api;
-    let Some(mediator) = find(api, &urn).await.doing(&doing)? else {
+    if find(api, &urn).await.doing(&doing)?.is_none() {
         return Err(Refusal::Status(StatusCode::NOT_FOUND));
-    };
+    }
     let body = call.body.document().doing(&doing)?;
     let Some(uptime) = body.get("uptime").filter(|uptime| **uptime != Bson::Null).cloned() else {
         return Err(Refusal::Status(StatusCode::BAD_REQUEST));
@@ -122,10 +126,16 @@ pub(super) async fn heartbeat(call: Call, caller: Caller) -> Answer {
     let change = MEDIATOR
         .change(signs, Operators::Refused, api.clock.now())
         .doing(&doing)?;
-    api.store()
-        .update(Collection::Mediators, doc! {"urn": &urn}, change)
-        .await
-        .doing(&doing)?;
+    // In one step with the sign of life: settings that are set meanwhile would count as fetched.
+    let beat = FindAndUpdate {
+        filter: doc! {"urn": &urn},
+        update: change,
+        ..FindAndUpdate::default()
+    };
+    let mediator = api.store().find_and_update(Collection::Mediators, beat).await;
+    let Some(mediator) = mediator.doing(&doing)? else {
+        return Err(Refusal::Status(StatusCode::NOT_FOUND));
+    };
     if !wants_config && !has_new_config(&mediator) {
         return Ok(Reply::ok_text(""));
     }
@@ -157,11 +167,7 @@ pub(super) async fn set_config(call: Call, caller: Caller) -> Answer {
     }
     let config = Bson::Document(config);
     mediators::check_config(&definitions, &config).map_err(|error| Refusal::Invalid(error.to_string()))?;
-    let change = doc! {"$set": {"config": config, "_configModifiedTS": api.clock.date()}};
-    api.store()
-        .update(Collection::Mediators, doc! {"urn": &urn}, change)
-        .await
-        .doing(&doing)?;
+    store_config(api, &urn, &config).await.doing(&doing)?;
     tracing::info!("User {} set the config of mediator {urn}", caller.email());
     Ok(Reply::phrase(StatusCode::OK))
 }
@@ -262,9 +268,34 @@ async fn note_start(api: &Api, mediator: &Document) {
 }
 
 /// True if the settings were changed after the last sign of life.
+/// Stores settings with an instant later than the last sign of life, also than one that comes in between: else the
+/// mediator would never be told of them.
+async fn store_config(api: &Api, urn: &str, config: &Bson) -> Result<(), StoreError> {
+    let mut changed = api.clock.now();
+    for _ in 0..MOST_TRIES {
+        let set = doc! {"config": config.clone(), "_configModifiedTS": DateTime::from_millis(changed)};
+        let step = FindAndUpdate {
+            filter: doc! {"urn": urn},
+            update: doc! {"$set": set},
+            return_new: true,
+            ..FindAndUpdate::default()
+        };
+        let stored = api.store().find_and_update(Collection::Mediators, step).await?;
+        match stored.as_ref().and_then(|mediator| time(mediator, "_lastHeartbeat")) {
+            Some(seen) if seen >= changed => changed = seen + 1,
+            _ => break,
+        }
+    }
+    Ok(())
+}
+
 fn has_new_config(mediator: &Document) -> bool {
-    let time = |field: &str| mediator.get_datetime(field).ok().map(|time| time.timestamp_millis());
-    matches!((time("_configModifiedTS"), time("_lastHeartbeat")), (Some(changed), Some(seen)) if changed > seen)
+    let times = (time(mediator, "_configModifiedTS"), time(mediator, "_lastHeartbeat"));
+    matches!(times, (Some(changed), Some(seen)) if changed > seen)
+}
+
+fn time(mediator: &Document, field: &str) -> Option<Millis> {
+    mediator.get_datetime(field).ok().map(|time| time.timestamp_millis())
 }
 
 fn unknown() -> Refusal {

@@ -240,3 +240,23 @@ async fn mediators_can_be_given_one_by_one() {
         "Could not fetch mediators via the API: User does not have the right permissions",
     );
 }
+
+#[tokio::test]
+async fn settings_that_are_set_at_the_instant_of_a_sign_of_life_are_told() {
+    let api = TestApi::start().await;
+    let root = api.log_in(ROOT).await;
+    let mediator = json!({
+        "urn": "urn:busy", "version": "1.0.0", "name": "Busy", "endpoints": [{"name": "e"}],
+        "configDefs": [{"param": "limit", "type": "number"}], "config": {"limit": 1},
+    });
+    assert_eq!(root.post("/mediators", &mediator).await.status, 201);
+    let beat = json!({"uptime": 1});
+    root.post("/mediators/urn:busy/heartbeat", &beat).await.is(200, "");
+
+    // The clock of a test stands still.
+    let set = root.put("/mediators/urn:busy/config", &json!({"limit": 7})).await;
+
+    assert_eq!(set.status, 200, "{}", set.text());
+    let told = root.post("/mediators/urn:busy/heartbeat", &beat).await;
+    assert_eq!(told.json(), json!({"limit": 7}));
+}
