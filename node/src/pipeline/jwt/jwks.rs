@@ -1,7 +1,8 @@
 //! Keys from a key server, kept until a token names one that is not among them.
 //!
-//! The set is loaded at most once in a while, however many tokens name unknown keys, and by one request at a time. A
-//! server that fails leaves the keys that are there in place.
+//! A token with a new key is good at once, so an unknown key has the set loaded again; but only a few times in a row, and
+//! then once in a while, however many tokens name unknown keys, and by one request at a time. A server that fails leaves
+//! the keys that are there in place.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -30,8 +31,11 @@ use crate::clock::{Clock, Millis};
 /// Gives the TLS configuration of the moment; `None` if there is none.
 pub type TlsSource = Arc<dyn Fn() -> Option<Arc<ClientConfig>> + Send + Sync>;
 
-/// Between two loads that unknown keys cause, in milliseconds.
+/// Between two loads that unknown keys cause, in milliseconds, once there were many of them.
 const REST: Millis = 10_000;
+
+/// Loads in a row.
+const BURST: Millis = 5;
 
 /// How long the server may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -65,8 +69,8 @@ type Keys = HashMap<String, DecodingKey>;
 pub(super) struct KeyServer {
     address: String,
     keys: ArcSwap<Keys>,
-    /// When the server was last asked; held while it is asked.
-    asked: Mutex<Option<Millis>>,
+    /// When each load so far has had its rest; held while the server is asked.
+    rested: Mutex<Millis>,
     clock: Arc<dyn Clock>,
     tls: TlsSource,
 }
@@ -84,7 +88,7 @@ impl KeyServer {
         Self {
             address: address.to_owned(),
             keys: ArcSwap::default(),
-            asked: Mutex::new(None),
+            rested: Mutex::new(Millis::MIN),
             clock,
             tls,
         }
@@ -92,26 +96,29 @@ impl KeyServer {
 
     /// Loads the keys.
     pub(super) async fn load(&self) -> Result<(), FetchError> {
-        let mut asked = self.asked.lock().await;
-        *asked = Some(self.clock.now());
+        let mut rested = self.rested.lock().await;
+        let now = self.clock.now();
+        *rested = now.max(*rested).min(now + BURST * REST) + REST;
         self.replace().await
     }
 
-    /// The key of this id; an unknown one is asked for, unless the server was asked a moment ago.
+    /// The key of this id; an unknown one is asked for, unless the server was asked too often lately.
     pub(super) async fn key(&self, id: &str) -> Option<DecodingKey> {
         if let Some(key) = self.keys.load().get(id) {
             return Some(key.clone());
         }
-        let mut asked = self.asked.lock().await;
+        let mut rested = self.rested.lock().await;
         // Another request may have loaded it meanwhile.
         if let Some(key) = self.keys.load().get(id) {
             return Some(key.clone());
         }
         let now = self.clock.now();
-        if asked.is_some_and(|asked| (0..REST).contains(&(now - asked))) {
+        // A clock that was set back leaves the rests of a burst at most.
+        let until = now.max(*rested).min(now + BURST * REST);
+        if until - now > (BURST - 1) * REST {
             return None;
         }
-        *asked = Some(now);
+        *rested = until + REST;
         if let Err(error) = self.replace().await {
             warn!(%error, "The keys that tokens are verified with could not be loaded");
         }
