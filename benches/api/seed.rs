@@ -107,7 +107,7 @@ async fn write(store: &Arc<dyn Store>, batch: Vec<Write>) {
 fn insert(into: Collection, document: &Document) -> Write {
     Write::InsertRaw {
         into,
-        document: RawDocumentBuf::try_from(document).expect("a document"),
+        document: RawDocumentBuf::try_from(document).expect("a document").into(),
     }
 }
 

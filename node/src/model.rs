@@ -16,6 +16,7 @@ pub mod keystore;
 pub mod number;
 pub mod passport;
 pub mod patch;
+pub mod raw;
 pub mod role;
 pub mod schema;
 pub mod secret;

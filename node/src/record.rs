@@ -114,6 +114,7 @@ impl Recorder {
         let bytes = OVERHEAD + opening.request.body.as_ref().map_or(0, String::len);
         let started = subject.channel_start(channel, self.0.clock.date());
         let mut document = opening.stored();
+        drop(opening);
         document.append(OWNER, self.0.owner.as_str());
         let (waiter, outcome) = oneshot::channel();
         let entry = Entry {
@@ -233,9 +234,10 @@ impl Ticket {
     /// Reports what the primary route yielded while secondary routes are still running; awaits the outcome if the
     /// answer has to.
     pub async fn answered(&self, answer: Answer, events: Vec<RawDocumentBuf>) {
-        let answer = answer.stored();
-        let bytes = OVERHEAD + answer.as_bytes().len();
-        let mut writes = vec![self.set(answer, &[])];
+        let set = answer.stored();
+        drop(answer);
+        let bytes = OVERHEAD + set.as_bytes().len();
+        let mut writes = vec![self.set(set, &[])];
         writes.extend(events.into_iter().map(|event| insert(Collection::Events, event)));
         let (waiter, outcome) = self.waiter();
         self.push(writes, bytes, waiter, None);
@@ -264,9 +266,9 @@ impl Ticket {
         (Some(waiter), Some(outcome))
     }
 
-    fn finish(&mut self, closing: Closing, waiter: Option<oneshot::Sender<Outcome>>) {
+    fn finish(&mut self, mut closing: Closing, waiter: Option<oneshot::Sender<Outcome>>) {
         self.is_closed = true;
-        let mut set = closing.answer.as_ref().map(Answer::stored).unwrap_or_default();
+        let mut set = closing.answer.take().map(|answer| answer.stored()).unwrap_or_default();
         set.append(cstr!("status"), closing.status.name());
         if let Some(again) = closing.auto_retry {
             set.append(cstr!("autoRetry"), again);
@@ -311,7 +313,7 @@ impl Ticket {
         Write::Set {
             of: Collection::Transactions,
             id: self.id,
-            set,
+            set: Arc::new(set),
             unset,
         }
     }
@@ -379,7 +381,10 @@ pub fn link(parent: ObjectId, child: ObjectId) -> Write {
 }
 
 fn insert(into: Collection, document: RawDocumentBuf) -> Write {
-    Write::InsertRaw { into, document }
+    Write::InsertRaw {
+        into,
+        document: Arc::new(document),
+    }
 }
 
 #[cfg(test)]

@@ -302,14 +302,18 @@ impl Find {
 pub enum Write {
     /// Adds a document; it must have its `_id`.
     Insert { into: Collection, document: Document },
-    /// The same with a document that was built as bytes; `_id` comes first.
-    InsertRaw { into: Collection, document: RawDocumentBuf },
+    /// The same with a document that was built as bytes; `_id` comes first. It may be large, and is shared so that a batch
+    /// can be tried again without a copy of it.
+    InsertRaw {
+        into: Collection,
+        document: Arc<RawDocumentBuf>,
+    },
     /// Puts these fields of the document with this id in their places, or adds them, and removes those named in `unset`:
     /// what `$set` and `$unset` do, for fields that are not inside others.
     Set {
         of: Collection,
         id: ObjectId,
-        set: RawDocumentBuf,
+        set: Arc<RawDocumentBuf>,
         unset: &'static [&'static str],
     },
     /// Changes the first match (or every match) by update operators (`$set`, `$push`, `$inc`, …).

@@ -88,6 +88,84 @@ fn memory(node: &Node, line: &str) -> u64 {
         .unwrap()
 }
 
+/// A body that is stored whole: as much as one transaction may hold, but for what else is in it.
+const STORED: usize = 15_000_000;
+/// What the node may grow by while such a body goes through it and into the store, KiB.
+const STORED_GROWTH: u64 = 72 << 10;
+
+/// How much the node grew at most while a request of this size was answered by as much as the path says and recorded,
+/// KiB; and what is stored of the bodies, bytes.
+fn growth(node: &Node, request: usize, answer: usize) -> (u64, usize) {
+    let path = format!("/{request}/{answer}");
+    // The highest mark starts anew.
+    std::fs::write(format!("/proc/{}/clear_refs", node.running.id()), "5").unwrap();
+    let before = memory(node, "VmRSS");
+    let got = node.send(&path, None, &"x".repeat(request)).unwrap();
+    // The answer waits until everything is stored. Looking at it through the API takes memory, too.
+    let grown = memory(node, "VmHWM") - before;
+    assert_eq!((got.status, got.body.len()), (200, answer));
+    let recorded = eventually("the transaction is recorded", || {
+        let mut all = node.transactions();
+        all.retain(|transaction| transaction["request"]["path"] == path && transaction["status"] == "Successful");
+        all.pop()
+    });
+    let length = |part: &str| recorded[part]["body"].as_str().unwrap().len();
+    (grown, length("request") + length("response"))
+}
+
+#[test]
+fn a_body_that_is_stored_whole_is_in_memory_but_few_times() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let head = head(&mut reader);
+            let length = |after: &str| {
+                let digits = head.split(after).nth(1).unwrap().trim_start();
+                let end = digits.find(|sign: char| !sign.is_ascii_digit()).unwrap();
+                digits[..end].parse::<usize>().unwrap()
+            };
+            if head.contains("content-length:") {
+                std::io::copy(
+                    &mut reader.by_ref().take(length("content-length:") as u64),
+                    &mut std::io::sink(),
+                )
+                .unwrap();
+            }
+            let wanted = head
+                .split(' ')
+                .nth(1)
+                .unwrap()
+                .rsplit('/')
+                .next()
+                .unwrap()
+                .parse()
+                .unwrap();
+            let mut stream = stream;
+            write!(stream, "HTTP/1.1 200 OK\r\ncontent-type: application/x-y\r\ncontent-length: {wanted}\r\nconnection: close\r\n\r\n").unwrap();
+            stream.write_all("y".repeat(wanted).as_bytes()).unwrap();
+        }
+    });
+    let route = json!({"name": "primary", "host": "127.0.0.1", "port": port, "primary": true});
+    let channel = json!({"name": "stored", "urlPattern": "^/[0-9]+/[0-9]+$", "methods": ["POST"], "authType": "public",
+                         "routes": [route]});
+
+    for (request, answer) in [(STORED, 10), (10, STORED), (STORED / 2, STORED / 2)] {
+        let node = node().set("store.durability", "strict").start();
+        node.create("/channels", &channel);
+        eventually("the channel is in force", || {
+            (node.send("/1/1", None, "x").unwrap().status == 200).then_some(())
+        });
+        let (grown, stored) = growth(&node, request, answer);
+        assert!(stored >= STORED, "{stored} bytes are stored");
+        assert!(
+            grown < STORED_GROWTH,
+            "the node grew by {grown} KiB for {request} and {answer} bytes"
+        );
+    }
+}
+
 #[test]
 fn half_a_gigabyte_flows_in_and_out_and_the_node_stays_small() {
     let port = backend();

@@ -37,7 +37,7 @@ fn fill(store: &SharedStore) {
         for start in (0..COUNT).step_by(500) {
             let insert = |number| Change::InsertRaw {
                 into: Collection::Transactions,
-                document: transaction(number),
+                document: transaction(number).into(),
             };
             let batch: Vec<Change> = (start..start + 500).map(insert).collect();
             for outcome in store.write(&batch).await.unwrap() {

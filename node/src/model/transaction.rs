@@ -10,6 +10,7 @@ use bson::raw::{BindRawBsonRef, CStr, cstr};
 use bson::{Bson, DateTime, Document, RawArrayBuf, RawBson, RawDocumentBuf, doc, rawdoc};
 
 use super::json;
+use super::raw::RawWriter;
 use super::schema::tables::TRANSACTION;
 
 /// How far a transaction has come, or how it ended.
@@ -122,18 +123,28 @@ pub struct RequestPart {
 }
 
 impl RequestPart {
-    /// The stored form. Nothing is written for what is absent or an empty object.
-    pub fn stored(&self) -> RawDocumentBuf {
-        let mut document = RawDocumentBuf::new();
-        put(&mut document, cstr!("host"), self.host.as_deref());
-        put(&mut document, cstr!("port"), self.port.as_deref());
-        document.append(cstr!("path"), self.path.as_str());
-        put_object(&mut document, cstr!("headers"), &self.headers);
-        put(&mut document, cstr!("querystring"), self.querystring.as_deref());
-        put(&mut document, cstr!("body"), self.body.as_deref());
-        document.append(cstr!("method"), self.method.as_str());
-        put(&mut document, cstr!("timestamp"), self.timestamp);
-        document
+    /// Writes the stored form. Nothing is written for what is absent or an empty object.
+    fn write(&self, key: &CStr, writer: &mut RawWriter) {
+        let mut before = RawDocumentBuf::new();
+        put(&mut before, cstr!("host"), self.host.as_deref());
+        put(&mut before, cstr!("port"), self.port.as_deref());
+        before.append(cstr!("path"), self.path.as_str());
+        put_object(&mut before, cstr!("headers"), &self.headers);
+        put(&mut before, cstr!("querystring"), self.querystring.as_deref());
+        let mut after = RawDocumentBuf::new();
+        after.append(cstr!("method"), self.method.as_str());
+        put(&mut after, cstr!("timestamp"), self.timestamp);
+        writer.begin_document(key);
+        writer.fields(&before);
+        if let Some(body) = &self.body {
+            writer.text(cstr!("body"), body);
+        }
+        writer.fields(&after);
+        writer.end();
+    }
+
+    fn room(&self) -> usize {
+        room(self.body.as_ref(), &self.headers)
     }
 }
 
@@ -149,14 +160,24 @@ pub struct ResponsePart {
 }
 
 impl ResponsePart {
-    /// The stored form.
-    pub fn stored(&self) -> RawDocumentBuf {
-        let mut document = RawDocumentBuf::new();
-        document.append(cstr!("status"), i32::from(self.status));
-        put_object(&mut document, cstr!("headers"), &self.headers);
-        put(&mut document, cstr!("body"), self.body.as_deref());
-        put(&mut document, cstr!("timestamp"), self.timestamp);
-        document
+    /// Writes the stored form.
+    fn write(&self, key: &CStr, writer: &mut RawWriter) {
+        let mut before = RawDocumentBuf::new();
+        before.append(cstr!("status"), i32::from(self.status));
+        put_object(&mut before, cstr!("headers"), &self.headers);
+        let mut after = RawDocumentBuf::new();
+        put(&mut after, cstr!("timestamp"), self.timestamp);
+        writer.begin_document(key);
+        writer.fields(&before);
+        if let Some(body) = &self.body {
+            writer.text(cstr!("body"), body);
+        }
+        writer.fields(&after);
+        writer.end();
+    }
+
+    fn room(&self) -> usize {
+        room(self.body.as_ref(), &self.headers)
     }
 }
 
@@ -206,7 +227,10 @@ impl Opening {
         put(&mut document, cstr!("parentID"), self.parent);
         document.append(cstr!("childIDs"), RawArrayBuf::new());
         document.append(cstr!("channelID"), self.channel);
-        document.append(cstr!("request"), self.request.stored());
+        let mut writer = RawWriter::with_room(self.request.room());
+        writer.fields(&document);
+        self.request.write(cstr!("request"), &mut writer);
+        let mut document = rawdoc! {};
         document.append(cstr!("routes"), RawArrayBuf::new());
         document.append(cstr!("orchestrations"), RawArrayBuf::new());
         document.append(cstr!("canRerun"), self.can_rerun);
@@ -216,7 +240,8 @@ impl Opening {
         document.append(cstr!("wasRerun"), false);
         document.append(cstr!("status"), self.status.name());
         document.append(cstr!("__v"), 0_i32);
-        document
+        writer.fields(&document);
+        writer.finish()
     }
 }
 
@@ -234,12 +259,16 @@ pub struct Answer {
 impl Answer {
     /// The fields to set on the transaction.
     pub fn stored(&self) -> RawDocumentBuf {
-        let mut fields = RawDocumentBuf::new();
-        fields.append(cstr!("response"), self.response.stored());
-        put(&mut fields, cstr!("error"), self.error.as_ref().map(ErrorPart::stored));
-        fields.append(cstr!("orchestrations"), list(&self.orchestrations));
-        put_json(&mut fields, cstr!("properties"), self.properties.as_ref());
-        fields
+        let mut writer = RawWriter::with_room(self.response.room() + all(&self.orchestrations));
+        self.response.write(cstr!("response"), &mut writer);
+        let mut error = RawDocumentBuf::new();
+        put(&mut error, cstr!("error"), self.error.as_ref().map(ErrorPart::stored));
+        writer.fields(&error);
+        writer.documents(cstr!("orchestrations"), &self.orchestrations);
+        let mut properties = RawDocumentBuf::new();
+        put_json(&mut properties, cstr!("properties"), self.properties.as_ref());
+        writer.fields(&properties);
+        writer.finish()
     }
 }
 
@@ -251,10 +280,16 @@ pub fn orchestration(
     response: Option<&ResponsePart>,
     error: Option<&ErrorPart>,
 ) -> RawDocumentBuf {
-    let mut document = rawdoc! {"_id": id, "name": name, "request": request.stored()};
-    put(&mut document, cstr!("response"), response.map(ResponsePart::stored));
-    put(&mut document, cstr!("error"), error.map(ErrorPart::stored));
-    document
+    let mut writer = RawWriter::with_room(request.room() + response.map_or(0, ResponsePart::room));
+    writer.fields(&rawdoc! {"_id": id, "name": name});
+    request.write(cstr!("request"), &mut writer);
+    if let Some(response) = response {
+        response.write(cstr!("response"), &mut writer);
+    }
+    let mut last = RawDocumentBuf::new();
+    put(&mut last, cstr!("error"), error.map(ErrorPart::stored));
+    writer.fields(&last);
+    writer.finish()
 }
 
 /// The orchestrations that a mediator reports, as they are stored. What cannot be stored is repaired or left out, so that
@@ -305,20 +340,17 @@ pub struct RouteResult {
 
 /// The stored form of a secondary route's result.
 pub fn route_entry(id: ObjectId, result: &RouteResult) -> RawDocumentBuf {
-    let mut document = rawdoc! {
-        "_id": id,
-        "name": result.name.as_str(),
-        "request": result.request.stored(),
-        "response": result.response.stored(),
-        "orchestrations": list(&result.orchestrations),
-    };
-    put_json(&mut document, cstr!("properties"), result.properties.as_ref());
-    put(
-        &mut document,
-        cstr!("error"),
-        result.error.as_ref().map(ErrorPart::stored),
-    );
-    document
+    let room = result.request.room() + result.response.room() + all(&result.orchestrations);
+    let mut writer = RawWriter::with_room(room);
+    writer.fields(&rawdoc! {"_id": id, "name": result.name.as_str()});
+    result.request.write(cstr!("request"), &mut writer);
+    result.response.write(cstr!("response"), &mut writer);
+    writer.documents(cstr!("orchestrations"), &result.orchestrations);
+    let mut last = RawDocumentBuf::new();
+    put_json(&mut last, cstr!("properties"), result.properties.as_ref());
+    put(&mut last, cstr!("error"), result.error.as_ref().map(ErrorPart::stored));
+    writer.fields(&last);
+    writer.finish()
 }
 
 /// Header fields as they are stored. A name that no header can have is left out.
@@ -376,8 +408,13 @@ fn put_json(document: &mut RawDocumentBuf, key: &CStr, value: Option<&Bson>) {
     }
 }
 
-fn list(documents: &[RawDocumentBuf]) -> RawArrayBuf {
-    documents.iter().collect()
+/// What a part occupies, with some to spare for what is added later.
+fn room(body: Option<&String>, headers: &RawDocumentBuf) -> usize {
+    body.map_or(0, String::len) + headers.as_bytes().len() + 512
+}
+
+fn all(documents: &[RawDocumentBuf]) -> usize {
+    documents.iter().map(|document| document.as_bytes().len() + 16).sum()
 }
 
 #[cfg(test)]

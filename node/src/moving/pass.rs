@@ -1,6 +1,7 @@
 //! Going through one collection: bringing what is missing, and making both sides equal.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bson::{Bson, Document, RawDocumentBuf, doc};
 use tokio::sync::mpsc;
@@ -123,7 +124,7 @@ async fn insert(
 ) -> Result<(), MoveError> {
     let writes = batch.into_iter().map(|document| Write::InsertRaw {
         into: collection,
-        document,
+        document: Arc::new(document),
     });
     report.inserted += apply(to, collection, writes.collect(), report).await?;
     Ok(())
@@ -151,7 +152,7 @@ async fn equalize(
             })),
             None => inserts.push(Write::InsertRaw {
                 into: collection,
-                document: raw.clone(),
+                document: Arc::new(raw.clone()),
             }),
         }
     }

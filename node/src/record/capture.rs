@@ -54,7 +54,17 @@ impl Capture {
 
     /// What was kept, in one piece.
     pub fn bytes(&self) -> Vec<u8> {
-        self.chunks.concat()
+        self.beginning(self.kept)
+    }
+
+    /// The first `limit` bytes of what was kept, in one piece.
+    pub fn beginning(&self, limit: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.kept.min(limit));
+        for chunk in &self.chunks {
+            let room = limit - bytes.len();
+            bytes.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        }
+        bytes
     }
 }
 

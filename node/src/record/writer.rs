@@ -380,7 +380,7 @@ fn slimmed(write: &Write) -> Option<Write> {
             Some(Write::Set {
                 of: *of,
                 id: *id,
-                set: RawDocumentBuf::try_from(&set).ok()?,
+                set: Arc::new(RawDocumentBuf::try_from(&set).ok()?),
                 unset,
             })
         }

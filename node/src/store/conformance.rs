@@ -453,7 +453,7 @@ async fn what_documents_occupy_is_added_up_by_a_field(store: &SharedStore) {
     let set = Write::Set {
         of: Collection::Transactions,
         id: ObjectId::from_bytes([1; 12]),
-        set: rawdoc! {"status": "Successful", "answer": "y".repeat(5000)},
+        set: Arc::new(rawdoc! {"status": "Successful", "answer": "y".repeat(5000)}),
         unset: &[],
     };
     store.apply(set).await.unwrap();

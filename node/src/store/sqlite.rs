@@ -166,13 +166,13 @@ impl SqliteStore {
             }
             Write::InsertRaw { into, document } => {
                 let table = self.table(*into)?;
-                let row = Row::of_raw(table, document.clone())?;
+                let row = Row::of_raw(table, Arc::clone(document))?;
                 Ok(Change::Insert { table, row })
             }
             Write::Set { of, id, set, unset } => Ok(Change::Set {
                 table: self.table(*of)?,
                 id: *id,
-                set: set.clone(),
+                set: Arc::clone(set),
                 unset,
             }),
             Write::Update {

@@ -2,6 +2,8 @@
 //!
 //! A transaction that lacks a part has fewer events; none of this ever fails a request.
 
+use std::sync::Arc;
+
 use bson::{Bson, DateTime, Document, RawDocumentBuf, doc};
 
 use crate::api::context::Api;
@@ -34,7 +36,7 @@ pub(super) async fn store(api: &Api, transaction: &Document, channel: Option<&Bs
         .into_iter()
         .map(|document| Write::InsertRaw {
             into: Collection::Events,
-            document,
+            document: Arc::new(document),
         })
         .collect::<Vec<_>>();
     if batch.is_empty() {

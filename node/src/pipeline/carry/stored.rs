@@ -86,7 +86,7 @@ impl Carrier {
 
     fn text(&mut self, body: &Capture) -> String {
         match self.channel.channel.stores_response_bodies() {
-            true => self.ledger.text(body.bytes(), body.seen()),
+            true => self.ledger.text(body.beginning(self.ledger.left()), body.seen()),
             false => String::new(),
         }
     }

@@ -38,7 +38,7 @@ pub(super) async fn fields_are_set_and_removed_in_their_places(store: &SharedSto
     let into = Collection::Transactions;
     let inserts = [id, other].map(|id| Write::InsertRaw {
         into,
-        document: before(id),
+        document: Arc::new(before(id)),
     });
     for outcome in store.write(&inserts).await.unwrap() {
         assert_eq!(outcome.unwrap().modified, 1);
@@ -47,7 +47,7 @@ pub(super) async fn fields_are_set_and_removed_in_their_places(store: &SharedSto
     let set = |id: ObjectId, set: RawDocumentBuf, unset| Write::Set {
         of: into,
         id,
-        set,
+        set: Arc::new(set),
         unset,
     };
     let batch = [

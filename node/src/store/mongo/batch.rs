@@ -52,7 +52,7 @@ pub(super) async fn write(databases: Arc<Databases>, batch: Vec<Result<Step>>) -
 /// A write that was checked.
 #[derive(Debug)]
 pub(super) enum Step {
-    Insert(Collection, RawDocumentBuf),
+    Insert(Collection, Arc<RawDocumentBuf>),
     Other(Write),
 }
 
@@ -69,13 +69,13 @@ fn step(write: &Write) -> Result<Step> {
             if raw.as_bytes().len() > LARGEST_DOCUMENT {
                 return Err(StoreError::TooLarge);
             }
-            return Ok(Step::Insert(*into, raw));
+            return Ok(Step::Insert(*into, Arc::new(raw)));
         }
         Write::InsertRaw { into, document } => {
             if document.as_bytes().len() > LARGEST_DOCUMENT {
                 return Err(StoreError::TooLarge);
             }
-            return Ok(Step::Insert(*into, document.clone()));
+            return Ok(Step::Insert(*into, Arc::clone(document)));
         }
         Write::Set { .. } => {}
         Write::Update { filter, update, .. } => {
@@ -204,12 +204,12 @@ async fn run_round(databases: &Arc<Databases>, round: Vec<(usize, Step)>) -> Res
 struct Inserts {
     into: Collection,
     places: Vec<usize>,
-    documents: Vec<RawDocumentBuf>,
+    documents: Vec<Arc<RawDocumentBuf>>,
     bytes: usize,
 }
 
 impl Inserts {
-    fn of(into: Collection, place: usize, document: RawDocumentBuf) -> Self {
+    fn of(into: Collection, place: usize, document: Arc<RawDocumentBuf>) -> Self {
         let mut group = Self {
             into,
             places: Vec::new(),
@@ -220,7 +220,7 @@ impl Inserts {
         group
     }
 
-    fn add(&mut self, place: usize, document: RawDocumentBuf) {
+    fn add(&mut self, place: usize, document: Arc<RawDocumentBuf>) {
         self.bytes += document.as_bytes().len();
         self.places.push(place);
         self.documents.push(document);
@@ -233,7 +233,8 @@ impl Inserts {
         };
         let mut outcomes: Outcomes = self.places.iter().map(|place| (*place, Ok(inserted))).collect();
         let collection = databases.collection(self.into);
-        let Err(failure) = collection.insert_many(&self.documents).ordered(false).await else {
+        let documents = self.documents.iter().map(AsRef::<RawDocumentBuf>::as_ref);
+        let Err(failure) = collection.insert_many(documents).ordered(false).await else {
             return Ok(outcomes);
         };
         let ErrorKind::InsertMany(parts) = &*failure.kind else {
@@ -269,7 +270,7 @@ async fn run_unbounded(databases: &Databases, step: Step) -> Result<Written> {
         Step::Insert(into, document) => {
             databases
                 .collection(into)
-                .insert_one(&document)
+                .insert_one(&*document)
                 .await
                 .map_err(error::of)?;
             Ok(Written {

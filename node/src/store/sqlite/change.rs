@@ -1,9 +1,11 @@
 //! One write, as it is done on the writer's connection.
 
+use std::sync::Arc;
+
 use bson::oid::ObjectId;
 use bson::{Bson, DateTime, Document, RawDocument, RawDocumentBuf};
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
-use rusqlite::{ToSql, params_from_iter};
+use rusqlite::{MAIN_DB, ToSql, params_from_iter};
 
 use super::connection::Database;
 use super::error;
@@ -25,7 +27,7 @@ pub(super) enum Change {
     Set {
         table: &'static Table,
         id: ObjectId,
-        set: RawDocumentBuf,
+        set: Arc<RawDocumentBuf>,
         unset: &'static [&'static str],
     },
     Update {
@@ -50,7 +52,7 @@ pub(super) enum Change {
 #[derive(Debug)]
 pub(super) struct Row {
     keys: Vec<Key>,
-    pub(super) document: RawDocumentBuf,
+    pub(super) document: Arc<RawDocumentBuf>,
 }
 
 /// Why a change was not made.
@@ -84,14 +86,14 @@ impl Row {
     /// It is too large or can't be written as BSON.
     pub(super) fn of(table: &Table, document: &Document) -> Result<Self> {
         let raw = RawDocumentBuf::try_from(document).map_err(|error| StoreError::BadQuery(error.to_string()))?;
-        Self::of_raw(table, raw)
+        Self::of_raw(table, Arc::new(raw))
     }
 
     /// The same for a document that is written as BSON already.
     ///
     /// # Errors
     /// It is too large.
-    pub(super) fn of_raw(table: &Table, raw: RawDocumentBuf) -> Result<Self> {
+    pub(super) fn of_raw(table: &Table, raw: Arc<RawDocumentBuf>) -> Result<Self> {
         if raw.as_bytes().len() > LARGEST_DOCUMENT {
             return Err(StoreError::TooLarge);
         }
@@ -259,42 +261,50 @@ fn set_fields(
     set: &RawDocument,
     unset: &[&str],
 ) -> Result<Written, Failure> {
-    let Some((seq, before)) = query::document_of(database, table, id)? else {
+    let look = |before: &RawDocument| spliced(table, before, set, unset);
+    let Some((seq, changed)) = query::see_document_of(database, table, id, look)? else {
         return Ok(Written::default());
     };
-    let after = splice(&before, set, unset)?;
-    if after.as_bytes().len() > LARGEST_DOCUMENT {
-        return Err(StoreError::TooLarge.into());
-    }
-    let modified = after != before;
-    if modified {
-        // The other columns are the same before and after.
-        let keys = |document: &RawDocument| -> Vec<Key> {
-            let key = |column: &Column| {
-                let field = column.path.first();
-                let is_touched = unset.contains(&field) || matches!(set.get(field), Ok(Some(_)));
-                (is_touched || column.is_size).then(|| column.key(document)).flatten()
-            };
-            table.columns.iter().map(key).collect()
-        };
-        let (old, new) = (keys(&before), keys(&after));
-        let row = Row {
-            keys: new,
-            document: after,
-        };
-        store_row(database, table, seq, &old, &row)?;
+    let changed = changed?;
+    if let Some((old, row)) = &changed {
+        store_row(database, table, seq, old, row)?;
     }
     Ok(Written {
         matched: 1,
-        modified: modified.into(),
+        modified: changed.is_some().into(),
         upserted: false,
     })
+}
+
+/// The columns before, and the row after, some fields were changed; `None` if nothing is different.
+fn spliced(table: &Table, before: &RawDocument, set: &RawDocument, unset: &[&str]) -> Result<Option<(Vec<Key>, Row)>> {
+    let after = splice(before, set, unset)?;
+    if after.as_bytes().len() > LARGEST_DOCUMENT {
+        return Err(StoreError::TooLarge);
+    }
+    if after.as_bytes() == before.as_bytes() {
+        return Ok(None);
+    }
+    // The other columns are the same before and after.
+    let keys = |document: &RawDocument| -> Vec<Key> {
+        let key = |column: &Column| {
+            let field = column.path.first();
+            let is_touched = unset.contains(&field) || matches!(set.get(field), Ok(Some(_)));
+            (is_touched || column.is_size).then(|| column.key(document)).flatten()
+        };
+        table.columns.iter().map(key).collect()
+    };
+    let row = Row {
+        keys: keys(&after),
+        document: Arc::new(after),
+    };
+    Ok(Some((keys(before), row)))
 }
 
 /// Writes a row in its place; columns that stay as they are, and their indexes, are not touched.
 fn store_row(database: &Database, table: &Table, seq: i64, old: &[Key], row: &Row) -> Result<(), Failure> {
     let mut sql = format!("UPDATE {} SET doc = ?1", quoted(table.collection.name()));
-    let mut values = vec![Bound::Document(&row.document)];
+    let mut values = vec![Bound::of(&row.document)];
     for ((column, old), new) in table.columns.iter().zip(old).zip(&row.keys) {
         if old != new {
             values.push(Bound::Key(new));
@@ -307,20 +317,28 @@ fn store_row(database: &Database, table: &Table, seq: i64, old: &[Key], row: &Ro
         .connection
         .prepare_cached(&sql)
         .and_then(|mut statement| statement.execute(params_from_iter(values)));
-    outcome
-        .map(drop)
-        .map_err(|error| refused(database, table, row, Some(seq), error))
+    outcome.map_err(|error| refused(database, table, row, Some(seq), error))?;
+    fill(database, table, seq, &row.document)
 }
 
 fn insert(database: &Database, table: &Table, row: &Row) -> Result<(), Failure> {
-    let values = row.keys.iter().map(Bound::Key).chain([Bound::Document(&row.document)]);
+    let values = row.keys.iter().map(Bound::Key).chain([Bound::of(&row.document)]);
     let outcome = database
         .connection
         .prepare_cached(&table.insert)
         .and_then(|mut statement| statement.execute(params_from_iter(values)));
-    outcome
-        .map(drop)
-        .map_err(|error| refused(database, table, row, None, error))
+    outcome.map_err(|error| refused(database, table, row, None, error))?;
+    fill(database, table, database.connection.last_insert_rowid(), &row.document)
+}
+
+/// Writes a large document into the room that a statement has made for it.
+fn fill(database: &Database, table: &Table, seq: i64, document: &RawDocument) -> Result<(), Failure> {
+    if document.as_bytes().len() < LARGE {
+        return Ok(());
+    }
+    let name = table.collection.name();
+    let mut room = database.connection.blob_open(MAIN_DB, name, "doc", seq, false)?;
+    Ok(room.write_all_at(document.as_bytes(), 0)?)
 }
 
 /// Says which unique index refused a row, as MongoDB does.
@@ -364,11 +382,27 @@ fn shown(document: &RawDocument, path: &Path) -> String {
     }
 }
 
+/// Bytes from which on a document is not bound to a statement, which SQLite would copy twice, but written into the room
+/// that the statement makes.
+const LARGE: usize = 1 << 20;
+
 /// What is bound to a statement, without copying it.
 enum Bound<'a> {
     Key(&'a Key),
-    Document(&'a RawDocumentBuf),
+    Document(&'a RawDocument),
+    /// Room for a large document of this many bytes.
+    Room(u64),
     Number(i64),
+}
+
+impl<'a> Bound<'a> {
+    fn of(document: &'a RawDocument) -> Self {
+        let length = document.as_bytes().len();
+        match length {
+            LARGE.. => Self::Room(length as u64),
+            _ => Self::Document(document),
+        }
+    }
 }
 
 impl ToSql for Bound<'_> {
@@ -377,6 +411,7 @@ impl ToSql for Bound<'_> {
             Self::Key(Some(key)) => ToSqlOutput::Borrowed(ValueRef::Blob(key)),
             Self::Key(None) => ToSqlOutput::Owned(Value::Null),
             Self::Document(document) => ToSqlOutput::Borrowed(ValueRef::Blob(document.as_bytes())),
+            Self::Room(length) => ToSqlOutput::ZeroBlob(*length),
             Self::Number(number) => ToSqlOutput::Owned(Value::Integer(*number)),
         })
     }

@@ -344,12 +344,13 @@ pub(super) fn document(database: &Database, table: &Table, seq: i64) -> rusqlite
     see(&mut fetch(database, table)?, seq, RawDocument::to_owned)
 }
 
-/// The row of the document with this id, copied.
-pub(super) fn document_of(
+/// The row of the document with this id, and what is seen by a look at it where it lies.
+pub(super) fn see_document_of<T>(
     database: &Database,
     table: &Table,
     id: ObjectId,
-) -> rusqlite::Result<Option<(i64, RawDocumentBuf)>> {
+    look: impl FnOnce(&RawDocument) -> T,
+) -> rusqlite::Result<Option<(i64, T)>> {
     let sql = format!(
         "SELECT seq, doc FROM {} WHERE \"_id\" = ?1",
         quoted(table.collection.name())
@@ -361,9 +362,8 @@ pub(super) fn document_of(
     };
     let document = RawDocument::from_bytes(row.get_ref(1)?.as_blob()?).ok();
     Ok(document
-        .map(RawDocument::to_owned)
         .zip(row.get(0).ok())
-        .map(|(document, seq)| (seq, document)))
+        .map(|(document, seq)| (seq, look(document))))
 }
 
 /// Looks at one document where it lies.

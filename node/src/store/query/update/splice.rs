@@ -2,6 +2,7 @@
 
 use bson::{RawDocument, RawDocumentBuf};
 
+use crate::model::raw::RawWriter;
 use crate::store::Result;
 use crate::store::query::bad;
 
@@ -12,7 +13,9 @@ use crate::store::query::bad;
 /// One of the documents is broken.
 pub(in crate::store) fn splice(before: &RawDocument, set: &RawDocument, unset: &[&str]) -> Result<RawDocumentBuf> {
     let broken = |error: bson::error::Error| bad(error.to_string());
-    let mut after = RawDocumentBuf::new();
+    // Room for all from the start: a large document is not to be copied while it grows.
+    let room = before.as_bytes().len() + set.as_bytes().len();
+    let mut after = RawWriter::with_room(room).finish();
     for field in before {
         let (name, old) = field.map_err(broken)?;
         if unset.contains(&name.as_str()) {
