@@ -8,4 +8,5 @@ mod life;
 mod mediators;
 mod outcome;
 mod rules;
+mod tokens;
 mod trouble;

@@ -5,13 +5,14 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openhim_node::testing::backend;
 use rustix::process::Signal;
 
 use crate::support::backend::host;
-use crate::support::node::{Ports, node, send};
+use crate::support::node::{Node, Ports, node, send};
+use crate::support::plain_http::Tls;
 use crate::support::program::{Running, outcome, program};
 use crate::support::{SOON, eventually, free_port};
 
@@ -105,6 +106,53 @@ fn a_hangup_renews_the_instances_while_every_request_is_answered() {
         }
     }
 
+    assert_eq!(node.running.ended(), None);
+}
+
+/// What the other side of a TLS connection shows of itself.
+fn shown_by(address: SocketAddr) -> Option<Vec<u8>> {
+    let mut socket = std::net::TcpStream::connect(address).ok()?;
+    let name = rustls::pki_types::ServerName::from(address.ip());
+    let mut connection = rustls::ClientConnection::new(Tls::anonymous().config(), name).ok()?;
+    connection.complete_io(&mut socket).ok()?;
+    Some(connection.peer_certificates()?.first()?.to_vec())
+}
+
+#[test]
+fn a_restart_through_the_api_renews_the_instances_and_refuses_nobody() {
+    let quick = host(backend().answers(200, "ok"));
+    let mut node = node().cluster("2").start();
+    node.create_client("clinic", "secret", "clinics");
+    node.create_channel("/quick", "clinics", &quick);
+    let uptime = |node: &Node| {
+        let heartbeat: serde_json::Value = serde_json::from_str(&node.ask("GET", "/heartbeat", "").body).unwrap();
+        heartbeat["master"].as_f64().unwrap()
+    };
+    let parameters = rcgen::CertificateParams::new(vec!["him.example".to_owned()]).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = parameters.self_signed(&key).unwrap();
+    node.create("/keystore/key", &serde_json::json!({"key": key.serialize_pem()}));
+    // Key and certificate do not fit together yet.
+    assert_eq!(node.ask("POST", "/restart", "").status, 400);
+    node.create("/keystore/cert", &serde_json::json!({"cert": certificate.pem()}));
+    let before = uptime(&node);
+
+    let answer = node.ask("POST", "/restart", "");
+
+    assert_eq!((answer.status, answer.body.as_str()), (200, "Server being restarted"));
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(4) {
+        assert_eq!(node.send("/quick", CLINIC, "").unwrap().status, 200);
+    }
+    node.running.says("has requested a server restart");
+    eventually("the new certificate is in use", || {
+        let shown = [shown_by(node.https())?, shown_by(node.api())?];
+        shown
+            .iter()
+            .all(|shown| shown == certificate.der().as_ref())
+            .then_some(())
+    });
+    assert!(uptime(&node) > before + 3.0, "the process counts on");
     assert_eq!(node.running.ended(), None);
 }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bson::doc;
-use openhim_node::testing::mongod::Mongod;
+use openhim_node::testing::mongod::{Mongod, ReplicaSet};
 use openhim_node::testing::{Backend, TestNode, backend, eventually, node, path};
 use tokio::task::JoinHandle;
 
@@ -129,12 +129,42 @@ async fn an_election_loses_nothing() {
     let node = start(&server, &backend).await;
 
     survives(&node, async || {
-        let url = format!("mongodb://{}/?directConnection=true", server.address());
-        let admin = mongodb::Client::with_uri_str(url).await.unwrap().database("admin");
+        let admin = server.admin().await;
         let step_down = doc! {"replSetStepDown": 2, "secondaryCatchUpPeriodSecs": 0, "force": true};
         // Servers may close the connection of who asks for it.
         let _ = admin.run_command(step_down).await;
         tokio::time::sleep(Duration::from_secs(2)).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_election_among_three_loses_nothing() {
+    let Some(mut set) = ReplicaSet::start(3).await else {
+        return;
+    };
+    let backend = backend().start().await;
+    let url = set.url("trouble");
+    let node = node()
+        .set(|config| config.store.url = Some(url))
+        .channel(path("^/x").primary(&backend))
+        .start()
+        .await;
+
+    survives(&node, async || {
+        let first = set.primary().await;
+        set.members[first].kill();
+        let second = set.primary().await;
+        assert_ne!(first, second);
+        eventually("the node goes on with two of three", async || {
+            (node.post("/x", "{}").await.status() == 200).then_some(())
+        })
+        .await;
+        set.members[first].restart();
+        let step_down = doc! {"replSetStepDown": 2, "secondaryCatchUpPeriodSecs": 1, "force": true};
+        // Servers may close the connection of who asks for it.
+        let _ = set.members[second].admin().await.run_command(step_down).await;
+        set.primary().await;
     })
     .await;
 }

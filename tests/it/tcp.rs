@@ -271,6 +271,58 @@ async fn a_port_in_use_is_taken_as_soon_as_it_is_free() {
 }
 
 #[tokio::test]
+async fn channels_of_several_addresses_may_share_a_port_and_one_elsewhere_stops_none() {
+    let (one, two) = (
+        backend().answers(200, "one").start().await,
+        backend().answers(200, "two").start().await,
+    );
+    let port = free_port();
+    let at = |host: &str, backend: &Backend| channel("tcp", port).with("tcpHost", host).primary(backend);
+    let moving = at("127.0.0.3", &two);
+    let moved = moving.id();
+    let node = node()
+        .instances(2)
+        // Not an address of this machine.
+        .channel(at("192.0.2.1", &one))
+        .channel(at("127.0.0.2", &one))
+        .channel(moving)
+        .start()
+        .await;
+    let reach = async |host: &str| {
+        let host = host.to_owned();
+        eventually("the channel's port is open", async || {
+            TcpStream::connect((host.as_str(), port)).await.ok()
+        })
+        .await
+    };
+
+    ask(&mut reach("127.0.0.2").await, b"x", b"one").await;
+    ask(&mut reach("127.0.0.3").await, b"x", b"two").await;
+    assert!(TcpStream::connect(("127.0.0.1", port)).await.is_err());
+
+    set(&node, moved, doc! {"tcpHost": "127.0.0.4"}).await;
+    ask(&mut reach("127.0.0.4").await, b"x", b"two").await;
+    eventually("the old place is given up", async || {
+        TcpStream::connect(("127.0.0.3", port)).await.err().map(drop)
+    })
+    .await;
+    ask(&mut reach("127.0.0.2").await, b"x", b"one").await;
+}
+
+#[tokio::test]
+async fn a_channel_without_a_host_is_at_every_address() {
+    let backend = backend().answers(200, "here").start().await;
+    let port = free_port();
+    let everywhere = channel("tcp", port).with("tcpHost", bson::Bson::Null).primary(&backend);
+    let _node = node().channel(everywhere).start().await;
+    connect(port).await;
+
+    for host in ["127.0.0.1", "127.0.0.9"] {
+        ask(&mut TcpStream::connect((host, port)).await.unwrap(), b"x", b"here").await;
+    }
+}
+
+#[tokio::test]
 async fn a_tls_channel_takes_clients_with_and_without_a_certificate() {
     let backend = backend().echoes().start().await;
     let port = free_port();

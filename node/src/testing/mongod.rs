@@ -68,26 +68,20 @@ impl Mongod {
 
     /// Makes the replica set elect its only member; returns when it may be written to.
     pub async fn initiate(&self) {
+        initiate(std::slice::from_ref(self)).await;
+    }
+
+    /// The server's own administration, whatever part it plays.
+    pub async fn admin(&self) -> mongodb::Database {
         let url = format!("mongodb://{}/?directConnection=true", self.address());
         let client = mongodb::Client::with_uri_str(url).await.expect("a client");
-        let admin = client.database("admin");
-        let members = bson::doc! {"_id": self.replica_set, "members": [{"_id": 0, "host": self.address()}]};
-        admin
-            .run_command(bson::doc! {"replSetInitiate": members})
-            .await
-            .expect("the replica set starts");
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let hello = admin
-                .run_command(bson::doc! {"hello": 1})
-                .await
-                .expect("the server answers");
-            if hello.get_bool("isWritablePrimary").unwrap_or(false) {
-                return;
-            }
-            assert!(Instant::now() < deadline, "no primary was elected");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        client.database("admin")
+    }
+
+    /// True if it may be written to.
+    pub async fn is_primary(&self) -> bool {
+        let hello = self.admin().await.run_command(bson::doc! {"hello": 1}).await;
+        hello.is_ok_and(|hello| hello.get_bool("isWritablePrimary").unwrap_or(false))
     }
 
     /// Stops it in the middle of what it does; connections stay open and nothing is answered.
@@ -129,6 +123,62 @@ impl Mongod {
             assert!(Instant::now() < deadline, "mongod does not answer");
             thread::sleep(Duration::from_millis(10));
         }
+    }
+}
+
+/// Several servers that keep the same documents; they end with this value.
+#[derive(Debug)]
+pub struct ReplicaSet {
+    pub members: Vec<Mongod>,
+}
+
+impl ReplicaSet {
+    /// Starts `count` servers and has them elect one; `None` as [`Mongod::start`] says.
+    pub async fn start(count: usize) -> Option<Self> {
+        let members = (0..count)
+            .map(|_| Mongod::start_replica_set())
+            .collect::<Option<Vec<_>>>()?;
+        initiate(&members).await;
+        Some(Self { members })
+    }
+
+    /// A connection string for the database `name`.
+    pub fn url(&self, name: &str) -> String {
+        let hosts: Vec<_> = self.members.iter().map(Mongod::address).collect();
+        format!("mongodb://{}/{name}?replicaSet=rs0", hosts.join(","))
+    }
+
+    /// The place of the member that may be written to, waited for.
+    pub async fn primary(&self) -> usize {
+        primary(&self.members).await
+    }
+}
+
+async fn initiate(members: &[Mongod]) {
+    let list: Vec<_> = (0_i32..)
+        .zip(members)
+        .map(|(number, member)| bson::doc! {"_id": number, "host": member.address()})
+        .collect();
+    let settings = bson::doc! {"electionTimeoutMillis": 2000, "heartbeatIntervalMillis": 500};
+    let set = bson::doc! {"_id": "rs0", "members": list, "settings": settings};
+    let admin = members.first().expect("a member").admin().await;
+    admin
+        .run_command(bson::doc! {"replSetInitiate": set})
+        .await
+        .expect("the replica set starts");
+    primary(members).await;
+}
+
+async fn primary(members: &[Mongod]) -> usize {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        for (place, member) in members.iter().enumerate() {
+            if member.is_primary().await {
+                return place;
+            }
+        }
+        assert!(Instant::now() < deadline, "no primary was elected");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
