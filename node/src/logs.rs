@@ -174,14 +174,18 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn lines_are_stored_within_the_cap_and_nobody_waits() {
-        let folder = tempfile::tempdir().unwrap();
+    fn store(folder: &tempfile::TempDir, log_bytes: Option<u64>) -> SharedStore {
         let options = SqliteOptions {
-            log_bytes: Some(64 << 10),
+            log_bytes,
             ..SqliteOptions::default()
         };
-        let store: SharedStore = SqliteStore::open(folder.path().join("t.db"), options).unwrap();
+        SqliteStore::open(folder.path().join("t.db"), options).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_there_is_no_room_for_is_said_and_nobody_waits() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(&folder, None);
         let log = Log(ArcSwapOption::empty());
         log.keep(line(0));
         let storing = log.open(Arc::clone(&store));
@@ -190,26 +194,34 @@ mod tests {
         for number in 0..QUEUE + 100 {
             log.keep(line(number));
         }
-        let storing = tokio::spawn(storing);
-        tokio::time::timeout(Duration::from_secs(20), async {
-            while store
-                .count(Collection::Log, doc! {"message": {"$regex": "^100 lines"}})
-                .await
-                .unwrap()
-                == 0
-            {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        })
-        .await
-        .expect("what was left out is said");
+        log.0.store(None);
+        storing.await;
+
+        let said = store
+            .count(Collection::Log, doc! {"message": {"$regex": "^100 lines"}})
+            .await
+            .unwrap();
+        assert_eq!(said, 1);
+        let kept = store.count(Collection::Log, doc! {}).await.unwrap();
+        assert_eq!(kept, QUEUE as u64 + 1);
+    }
+
+    #[tokio::test]
+    async fn the_newest_lines_are_kept_within_the_cap() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(&folder, Some(64 << 10));
+        let log = Log(ArcSwapOption::empty());
+        let storing = log.open(Arc::clone(&store));
+        for number in 0..QUEUE - 1 {
+            log.keep(line(number));
+        }
         log.keep(Line {
             meta: vec![("http.port".into(), "5001".into())],
             ..line(9_999_999)
         });
         log.0.store(None);
         log.keep(line(1));
-        storing.await.unwrap();
+        storing.await;
 
         let newest = store
             .all(

@@ -20,6 +20,7 @@ pub mod raw;
 pub mod role;
 pub mod schema;
 pub mod secret;
+pub mod text;
 pub mod transaction;
 pub mod transaction_query;
 pub mod user;

@@ -27,6 +27,7 @@ use crate::clock::{Clock, Millis};
 use crate::config::Durability;
 use crate::events::Subject;
 use crate::metrics::{Counter, Sample};
+use crate::model::text::Text;
 use crate::model::transaction::{Answer, ErrorPart, Opening, Status};
 use crate::store::{Collection, SharedStore, StoreError, Write, decode};
 
@@ -111,7 +112,7 @@ impl Recorder {
             at: subject.at,
             is_closed: false,
         };
-        let bytes = OVERHEAD + opening.request.body.as_ref().map_or(0, String::len);
+        let bytes = OVERHEAD + opening.request.body.as_ref().map_or(0, Text::len);
         let started = subject.channel_start(channel, self.0.clock.date());
         let mut document = opening.stored();
         drop(opening);

@@ -90,8 +90,9 @@ fn memory(node: &Node, line: &str) -> u64 {
 
 /// A body that is stored whole: as much as one transaction may hold, but for what else is in it.
 const STORED: usize = 15_000_000;
-/// What the node may grow by while such a body goes through it and into the store, KiB.
-const STORED_GROWTH: u64 = 72 << 10;
+/// What the node may grow by while such a body goes through it and into the store, KiB: two
+/// copies, and a third that the allocator has not given back yet.
+const STORED_GROWTH: u64 = 56 << 10;
 
 /// How much the node grew at most while a request of this size was answered by as much as the path says and recorded,
 /// KiB; and what is stored of the bodies, bytes.
@@ -114,7 +115,7 @@ fn growth(node: &Node, request: usize, answer: usize) -> (u64, usize) {
 }
 
 #[test]
-fn a_body_that_is_stored_whole_is_in_memory_but_few_times() {
+fn a_body_that_is_stored_whole_is_in_memory_but_twice() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     thread::spawn(move || {

@@ -6,6 +6,8 @@
 use bson::raw::CStr;
 use bson::{RawDocument, RawDocumentBuf};
 
+use super::text::Text;
+
 /// BSON's numbers for kinds of values.
 const TEXT: u8 = 0x02;
 const DOCUMENT: u8 = 0x03;
@@ -40,10 +42,12 @@ impl RawWriter {
     }
 
     /// Adds a text.
-    pub fn text(&mut self, key: &CStr, text: &str) {
+    pub fn text(&mut self, key: &CStr, text: &Text) {
         self.key(TEXT, key.as_str());
         self.length(text.len() + 1);
-        self.bytes.extend_from_slice(text.as_bytes());
+        for piece in text.pieces() {
+            self.bytes.extend_from_slice(piece);
+        }
         self.bytes.push(0);
     }
 
@@ -112,14 +116,14 @@ mod tests {
         let mut writer = RawWriter::with_room(16);
         writer.fields(&rawdoc! {"_id": 7, "none": bson::RawBson::Null});
         writer.begin_document(cstr!("request"));
-        writer.text(cstr!("body"), "größer");
+        writer.text(cstr!("body"), &"größer".into());
         writer.begin_document(cstr!("headers"));
         writer.end();
         writer.fields(&two);
         writer.end();
         writer.documents(cstr!("list"), [&one, &two]);
         writer.documents(cstr!("empty"), []);
-        writer.text(cstr!("last"), "");
+        writer.text(cstr!("last"), &Text::default());
 
         let expected = rawdoc! {
             "_id": 7, "none": bson::RawBson::Null,

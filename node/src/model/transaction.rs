@@ -12,6 +12,7 @@ use bson::{Bson, DateTime, Document, RawArrayBuf, RawBson, RawDocumentBuf, doc, 
 use super::json;
 use super::raw::RawWriter;
 use super::schema::tables::TRANSACTION;
+use super::text::Text;
 
 /// How far a transaction has come, or how it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -118,7 +119,7 @@ pub struct RequestPart {
     /// From [`headers`].
     pub headers: RawDocumentBuf,
     /// Absent for secondary routes.
-    pub body: Option<String>,
+    pub body: Option<Text>,
     pub timestamp: Option<DateTime>,
 }
 
@@ -154,7 +155,7 @@ pub struct ResponsePart {
     pub status: u16,
     /// From [`headers`].
     pub headers: RawDocumentBuf,
-    pub body: Option<String>,
+    pub body: Option<Text>,
     /// Absent if a mediator gave none.
     pub timestamp: Option<DateTime>,
 }
@@ -409,8 +410,8 @@ fn put_json(document: &mut RawDocumentBuf, key: &CStr, value: Option<&Bson>) {
 }
 
 /// What a part occupies, with some to spare for what is added later.
-fn room(body: Option<&String>, headers: &RawDocumentBuf) -> usize {
-    body.map_or(0, String::len) + headers.as_bytes().len() + 512
+fn room(body: Option<&Text>, headers: &RawDocumentBuf) -> usize {
+    body.map_or(0, Text::len) + headers.as_bytes().len() + 512
 }
 
 fn all(documents: &[RawDocumentBuf]) -> usize {

@@ -29,6 +29,7 @@ use crate::clock::Millis;
 use crate::events::{End, Subject};
 use crate::metrics::prometheus::Labels;
 use crate::model::channel::RouteKind;
+use crate::model::text::Text;
 use crate::model::transaction::{self, ErrorPart, Opening, Outcome, RequestPart, ResponsePart, Status};
 use crate::record::{Closing, Ticket};
 use crate::route::{Message, PrimaryAnswer, stored_headers};
@@ -143,11 +144,10 @@ impl Pipeline {
         let is_cut = keeps_body && body.len() > ledger.left();
         let text = match keeps_body {
             true => ledger.text(body.beginning(ledger.left()), body.len() as u64),
-            false => String::new(),
+            false => Text::default(),
         };
         let is_lost = text.is_empty() && matches!(received.method, Method::POST | Method::PUT | Method::PATCH);
-        let is_altered =
-            text.contains(char::REPLACEMENT_CHARACTER) && !is_text(&received.body.beginning(ledger.left()));
+        let is_altered = text.is_altered();
         let mut request = request_part(&received, text);
         if let Some(lineage) = &lineage {
             lineage.mark(&mut request);
@@ -212,11 +212,7 @@ impl Pipeline {
     }
 }
 
-fn is_text(bytes: &[u8]) -> bool {
-    std::str::from_utf8(bytes).is_ok()
-}
-
-fn request_part(received: &super::stages::Received, body: String) -> RequestPart {
+fn request_part(received: &super::stages::Received, body: Text) -> RequestPart {
     let host = received.headers.text(header::HOST).unwrap_or_default();
     let (host, port) = split_host(host);
     RequestPart {
@@ -299,6 +295,8 @@ impl Carrier {
             answered_at,
             events,
         };
+        // Nobody reads the body any more; the record of it may need the room.
+        drop(self.message);
         self.ticket.close(closing).await;
         held.release().await;
         final_status
@@ -379,7 +377,7 @@ impl Carrier {
             response: ResponsePart {
                 status: status.as_u16(),
                 headers: stored_headers(&answer.0.headers),
-                body: Some(body),
+                body: Some(body.into()),
                 timestamp: Some(DateTime::from_millis(now)),
             },
             error: None,

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 
 use crate::model::body_budget::{BodyBudget, Room};
+use crate::model::text::{Text, beginning};
 
 /// The kept beginning of a body.
 #[derive(Debug, Default)]
@@ -54,28 +55,22 @@ impl Capture {
 
     /// What was kept, in one piece.
     pub fn bytes(&self) -> Vec<u8> {
-        self.beginning(self.kept)
+        self.chunks.concat()
     }
 
-    /// The first `limit` bytes of what was kept, in one piece.
-    pub fn beginning(&self, limit: usize) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.kept.min(limit));
-        for chunk in &self.chunks {
-            let room = limit - bytes.len();
-            bytes.extend_from_slice(&chunk[..chunk.len().min(room)]);
-        }
-        bytes
+    /// The first `limit` bytes of what was kept, as they came.
+    pub fn beginning(&self, limit: usize) -> Vec<Bytes> {
+        beginning(&self.chunks, limit)
     }
 }
 
 /// A body as text, cut to what the budget has left; charges the budget. `length` is that of the whole body.
-pub fn stored_text(kept: Vec<u8>, length: u64, budget: &mut BodyBudget<'_>) -> String {
-    let mut text =
-        String::from_utf8(kept).unwrap_or_else(|invalid| String::from_utf8_lossy(invalid.as_bytes()).into_owned());
+pub fn stored_text(kept: Vec<Bytes>, length: u64, budget: &mut BodyBudget<'_>) -> Text {
+    let mut text = Text::of(kept);
     match budget.charge(length.max(text.len() as u64)) {
         Room::Whole => text,
         Room::Cut { keep } => {
-            text.truncate(text.floor_char_boundary(keep as usize));
+            text.truncate(keep as usize);
             text.push_str(budget.marker());
             text
         }
@@ -102,16 +97,18 @@ mod tests {
     fn a_body_larger_than_the_budget_is_cut_and_marked() {
         let mut budget = BodyBudget::new(Some(1.0), "#").spent(1_048_576 - 4);
 
-        let text = stored_text(b"abcdef".to_vec(), 9, &mut budget);
+        let text = stored_text(vec![Bytes::from_static(b"abcdef")], 9, &mut budget);
 
-        assert_eq!(text, "abc#");
-        assert_eq!(stored_text(b"x".to_vec(), 1, &mut budget), "#");
+        assert_eq!(text.into_string(), "abc#");
+        let text = stored_text(vec![Bytes::from_static(b"x")], 1, &mut budget);
+        assert_eq!(text.into_string(), "#");
     }
 
     #[test]
     fn bytes_that_are_no_text_are_shown_as_such() {
         let mut budget = BodyBudget::new(None, "#");
 
-        assert_eq!(stored_text(vec![b'a', 0xff], 2, &mut budget), "a\u{FFFD}");
+        let text = stored_text(vec![Bytes::from_static(b"a\xff")], 2, &mut budget);
+        assert_eq!(text.into_string(), "a\u{FFFD}");
     }
 }

@@ -242,7 +242,7 @@ impl PrimaryAnswer {
         Self {
             status: response.status,
             headers: json::to_value(&Bson::Document(headers)),
-            body: response.body.clone().unwrap_or_default(),
+            body: response.body.clone().unwrap_or_default().into_string(),
         }
     }
 }

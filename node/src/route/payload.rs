@@ -18,6 +18,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use self::spool::{Spool, SpoolReader};
+use crate::model::text::beginning;
 
 /// What stopped a body before its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -170,8 +171,8 @@ impl Payload {
         }
     }
 
-    /// The first `limit` bytes, copied.
-    pub fn beginning(&self, limit: usize) -> Vec<u8> {
+    /// The first `limit` bytes, as they came.
+    pub fn beginning(&self, limit: usize) -> Vec<Bytes> {
         beginning(&self.chunks, limit)
     }
 
@@ -253,8 +254,8 @@ impl Source {
         })
     }
 
-    /// The first `limit` bytes, copied, and the length of the whole; of a body that flows, neither is known any more.
-    pub fn beginning(&self, limit: usize) -> (Vec<u8>, u64) {
+    /// The first `limit` bytes, as they came, and the length of the whole; of a body that flows, neither is known any more.
+    pub fn beginning(&self, limit: usize) -> (Vec<Bytes>, u64) {
         let Kind::Whole(chunks) = &self.kind else {
             return (Vec::new(), u64::MAX);
         };
@@ -266,15 +267,6 @@ impl Source {
     pub fn fault(&self) -> Option<BodyFault> {
         BodyFault::of(self.fault.load(Ordering::Relaxed))
     }
-}
-
-fn beginning(chunks: &[Bytes], limit: usize) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(chunks.iter().map(Bytes::len).sum::<usize>().min(limit));
-    for chunk in chunks {
-        let room = limit - bytes.len();
-        bytes.extend_from_slice(&chunk[..chunk.len().min(room)]);
-    }
-    bytes
 }
 
 type Pulled = (Inflow, Result<Option<Bytes>, BodyFault>);
@@ -412,8 +404,8 @@ mod tests {
         payload.chunks.push(Bytes::from_static(b"def"));
         payload.length = 6;
 
-        assert_eq!(payload.beginning(4), b"abcd");
-        assert_eq!(payload.beginning(100), b"abcdef");
+        assert_eq!(payload.beginning(4).concat(), b"abcd");
+        assert_eq!(payload.beginning(100).concat(), b"abcdef");
         assert_eq!(payload.contiguous(), "abcdef");
     }
 

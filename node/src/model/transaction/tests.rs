@@ -83,7 +83,7 @@ fn an_opened_transaction_has_every_default_and_no_empty_object() {
             path: "/echo".into(),
             querystring: Some("x=1&y=%20z".into()),
             method: "GET".into(),
-            body: Some(String::new()),
+            body: Some(Text::default()),
             timestamp: Some(DateTime::from_millis(5)),
             ..RequestPart::default()
         },

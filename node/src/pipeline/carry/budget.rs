@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::model::body_budget::BodyBudget;
+use crate::model::text::Text;
 use crate::pipeline::Settings;
 use crate::record::capture;
 
@@ -33,7 +36,7 @@ impl Ledger {
     }
 
     /// A body as it is stored: `kept` is its beginning, `length` that of all of it.
-    pub(super) fn text(&mut self, kept: Vec<u8>, length: u64) -> String {
+    pub(super) fn text(&mut self, kept: Vec<Bytes>, length: u64) -> Text {
         let mut budget = self.budget();
         let before = budget.left();
         let text = capture::stored_text(kept, length, &mut budget);

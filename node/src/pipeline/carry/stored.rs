@@ -10,6 +10,7 @@ use super::primary::{Held, Sent, Yielded};
 use super::{Answering, Carrier};
 use crate::clock::Millis;
 use crate::events::End;
+use crate::model::text::Text;
 use crate::model::transaction::{self, ErrorPart, RequestPart, ResponsePart, put_header};
 use crate::pipeline::Rejection;
 use crate::pipeline::respond::{Answer, FAILURE};
@@ -84,10 +85,10 @@ impl Carrier {
         }
     }
 
-    fn text(&mut self, body: &Capture) -> String {
+    fn text(&mut self, body: &Capture) -> Text {
         match self.channel.channel.stores_response_bodies() {
             true => self.ledger.text(body.beginning(self.ledger.left()), body.seen()),
-            false => String::new(),
+            false => Text::default(),
         }
     }
 
@@ -105,7 +106,7 @@ impl Carrier {
                     let whole = std::mem::take(body);
                     if is_kept {
                         let length = whole.len() as u64;
-                        *body = self.ledger.text(whole.into_bytes(), length);
+                        *body = self.ledger.text(vec![whole.into()], length).into_string();
                     }
                 }
             }
@@ -128,7 +129,7 @@ impl Carrier {
                 let (kept, length) = self.message.body.beginning(self.ledger.left());
                 self.ledger.text(kept, length)
             }
-            false => String::new(),
+            false => Text::default(),
         });
         part
     }
@@ -237,8 +238,8 @@ impl Carrier {
                 status: status.as_u16(),
                 headers: stored_headers(&headers),
                 body: Some(match self.channel.channel.stores_response_bodies() {
-                    true => FAILURE.to_owned(),
-                    false => String::new(),
+                    true => FAILURE.into(),
+                    false => Text::default(),
                 }),
                 timestamp: Some(DateTime::from_millis(at)),
             },
