@@ -309,7 +309,8 @@ pub enum Write {
         document: Arc<RawDocumentBuf>,
     },
     /// Puts these fields of the document with this id in their places, or adds them, and removes those named in `unset`:
-    /// what `$set` and `$unset` do, for fields that are not inside others.
+    /// what `$set` and `$unset` do, for fields that are not inside others. Many of them cost little more than one, and
+    /// what they matched is not told.
     Set {
         of: Collection,
         id: ObjectId,
@@ -361,7 +362,7 @@ pub struct FindAndUpdate {
 }
 
 /// Why the store did not do as told. A missing document is never an error.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// In MongoDB's words, because API clients see them.
     #[error("E11000 duplicate key error collection: {namespace} index: {index} dup key: {key}")]
@@ -474,7 +475,8 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn count(&self, of: Collection, filter: Document) -> Result<u64>;
 
     /// Writes a batch, in order. The outer result is the batch's: if it is `Err`, nothing of it can be relied on. A
-    /// write that fails alone (a duplicate key, say) has its own `Err` and does not stop the rest.
+    /// write that fails alone (a duplicate key, say) has its own `Err` and does not stop the rest. One whose own `Err` is
+    /// temporary may or may not have happened; those that are `Ok` are not to be repeated.
     /// Resolves when the batch would survive a crash of this process and of the machine.
     async fn write(&self, batch: &[Write]) -> Result<Vec<Result<Written>>>;
 

@@ -11,12 +11,18 @@ use crate::store::{Cursor, Find, FindAndUpdate, Occupied, Result as StoreResult,
 
 /// A store that keeps nothing but what it was asked to write, batch by batch.
 #[derive(Debug, Default)]
-struct Book(Mutex<Vec<Vec<Write>>>);
+struct Book {
+    batches: Mutex<Vec<Vec<Write>>>,
+    /// What becomes of writes in batches to come; all is well with those that are not named.
+    mishaps: Mutex<Vec<Mishap>>,
+}
+
+type Mishap = fn(&Write) -> StoreResult<Written>;
 
 impl Book {
     /// A word for each write of each batch, in order; counts are left out.
     fn batches(&self) -> Vec<Vec<&'static str>> {
-        let batches = self.0.lock().unwrap();
+        let batches = self.batches.lock().unwrap();
         batches
             .iter()
             .map(|batch| batch.iter().filter_map(word).collect())
@@ -24,7 +30,7 @@ impl Book {
     }
 
     fn writes(&self) -> Vec<Write> {
-        self.0.lock().unwrap().concat()
+        self.batches.lock().unwrap().concat()
     }
 }
 
@@ -59,8 +65,10 @@ impl Store for Book {
     }
 
     async fn write(&self, batch: &[Write]) -> StoreResult<Vec<StoreResult<Written>>> {
-        self.0.lock().unwrap().push(batch.to_vec());
-        Ok(batch.iter().map(|_| Ok(Written::default())).collect())
+        self.batches.lock().unwrap().push(batch.to_vec());
+        let mishap = self.mishaps.lock().unwrap().pop();
+        let outcome = |write| mishap.map_or(Ok(Written::default()), |mishap| mishap(write));
+        Ok(batch.iter().map(outcome).collect())
     }
 
     async fn find_and_update(&self, _: Collection, _: FindAndUpdate) -> StoreResult<Option<Document>> {
@@ -225,4 +233,21 @@ async fn what_waits_is_counted_until_it_is_stored() {
     assert!(recorder.waiting_bytes() > 0);
     tokio::time::sleep(Duration::from_millis(30)).await;
     assert_eq!(recorder.waiting_bytes(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_written_is_not_written_again_when_the_rest_of_its_batch_failed() {
+    let (book, recorder, writer) = recorder(Durability::Strict);
+    tokio::spawn(writer.run());
+    let ticket = opened(&recorder).await;
+    book.mishaps.lock().unwrap().push(|write| match write {
+        Write::Set { .. } => Err(StoreError::Unavailable("an election".into())),
+        _ => Ok(Written::default()),
+    });
+
+    ticket.close(ended()).await;
+
+    let later = &book.batches.lock().unwrap()[2..];
+    assert_eq!(later.len(), 1, "{later:?}");
+    assert!(matches!(later[0][..], [Write::Set { .. }]), "{later:?}");
 }

@@ -233,45 +233,66 @@ impl Writer {
         }
     }
 
-    /// Writes a batch however long the store is away.
+    /// Writes a batch however long the store is away. What was written is not written again.
     async fn persist(&self, batch: Vec<Write>) -> Vec<Result<Written, StoreError>> {
-        let size = batch.len();
+        let mut outcomes: Vec<Option<Result<Written, StoreError>>> = batch.iter().map(|_| None).collect();
+        let mut places: Vec<usize> = (0..batch.len()).collect();
+        let mut rest = batch;
         let mut pause = RETRY.0;
         let mut is_repeated = false;
-        loop {
-            match self.store.write(&batch).await {
-                Ok(mut outcomes) => {
-                    if is_repeated {
-                        info!(batch.writes = size, "The store is back");
-                        forgive_own_duplicates(&batch, &mut outcomes);
-                    }
-                    self.settle_failures(&batch, &mut outcomes).await;
-                    return outcomes;
+        while !rest.is_empty() {
+            let (mut answers, mut failure) = match self.store.write(&rest).await {
+                Ok(answers) => (answers, None),
+                Err(error) if error.is_temporary() => (vec![], Some(error)),
+                Err(error) => {
+                    warn!(%error, batch.writes = rest.len(), "The store refused a batch; trying its writes one by one");
+                    (self.persist_singly(&rest).await, None)
                 }
-                Err(error) if error.is_temporary() => {
+            };
+            if is_repeated {
+                forgive_own_duplicates(&rest, &mut answers);
+            }
+            self.settle_failures(&rest, &mut answers).await;
+            answers.resize_with(rest.len(), || Err(StoreError::Unavailable(String::new())));
+            let (mut later, mut later_places) = (Vec::new(), Vec::new());
+            for ((write, place), answer) in rest.into_iter().zip(places).zip(answers) {
+                match answer {
+                    Err(error) if error.is_temporary() => {
+                        failure.get_or_insert(error);
+                        later.push(write);
+                        later_places.push(place);
+                    }
+                    answer => outcomes[place] = Some(answer),
+                }
+            }
+            (rest, places) = (later, later_places);
+            match failure {
+                Some(error) => {
                     if !is_repeated {
-                        warn!(%error, batch.writes = size, "The store does not take transactions; they wait");
+                        warn!(%error, batch.writes = rest.len(), "The store does not take transactions; they wait");
                     }
                     is_repeated = true;
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(RETRY.1);
                 }
-                Err(error) => {
-                    warn!(%error, batch.writes = size, "The store refused a batch; trying its writes one by one");
-                    return self.persist_singly(batch).await;
-                }
+                None if is_repeated => info!("The store is back"),
+                None => {}
             }
         }
+        let lost = || Err(StoreError::Other("the store answered less than it was asked".into()));
+        outcomes
+            .into_iter()
+            .map(|outcome| outcome.unwrap_or_else(lost))
+            .collect()
     }
 
     /// One bad write must not take the others of its batch with it.
-    async fn persist_singly(&self, batch: Vec<Write>) -> Vec<Result<Written, StoreError>> {
+    async fn persist_singly(&self, batch: &[Write]) -> Vec<Result<Written, StoreError>> {
         let mut outcomes = Vec::with_capacity(batch.len());
-        for write in &batch {
+        for write in batch {
             outcomes.push(self.persist_one(write).await);
         }
-        forgive_own_duplicates(&batch, &mut outcomes);
-        self.settle_failures(&batch, &mut outcomes).await;
+        forgive_own_duplicates(batch, &mut outcomes);
         outcomes
     }
 
@@ -292,6 +313,9 @@ impl Writer {
     async fn settle_failures(&self, batch: &[Write], outcomes: &mut [Result<Written, StoreError>]) {
         for (write, outcome) in batch.iter().zip(outcomes) {
             let Err(error) = outcome else { continue };
+            if error.is_temporary() {
+                continue;
+            }
             error!(%error, collection = collection(write), "A part of a transaction could not be stored");
             if matches!(error, StoreError::TooLarge)
                 && let Some(slim) = slimmed(write)

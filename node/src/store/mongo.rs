@@ -226,8 +226,9 @@ impl Store for MongoStore {
     }
 
     async fn write(&self, batch: &[Write]) -> Result<Vec<Result<Written>>> {
+        let (databases, batch) = (Arc::clone(&self.databases), batch::prepare(batch));
         self.runtime
-            .run(batch::write(Arc::clone(&self.databases), batch::prepare(batch)))
+            .run(async move { Ok(batch::write(databases, batch).await) })
             .await
     }
 

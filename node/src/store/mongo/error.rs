@@ -23,11 +23,6 @@ pub(super) fn of(error: Error) -> StoreError {
     }
 }
 
-/// True if the error says that one write was refused, and not that the conversation failed.
-pub(super) fn is_own(error: &StoreError) -> bool {
-    !error.is_temporary()
-}
-
 /// True if the server stopped because the time was over that it was given.
 pub(super) fn is_out_of_time(error: &Error) -> bool {
     matches!(&*error.kind, ErrorKind::Command(failure) if failure.code == 50)
