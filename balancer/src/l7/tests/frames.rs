@@ -341,9 +341,10 @@ async fn who_sends_more_than_the_window_is_not_heard() {
         }
     }
 
-    assert!(sent < 64 << 20, "everything was taken");
-    if let Some(told) = client.until(&[GOAWAY, RST_STREAM]).await {
-        assert_eq!(told.code(), FLOW_CONTROL_ERROR);
+    // Either the connection is over, or the stream is and what still comes for it is thrown away.
+    match client.until(&[GOAWAY, RST_STREAM]).await {
+        Some(told) => assert_eq!(told.code(), FLOW_CONTROL_ERROR),
+        None => assert!(sent < 64 << 20, "everything was taken"),
     }
 }
 
