@@ -33,6 +33,7 @@ where
     what_few_documents_have_is_found_among_all(&fresh().await).await;
     changes::updates_tell_what_they_matched_and_changed(&fresh().await).await;
     changes::fields_are_set_and_removed_in_their_places(&fresh().await).await;
+    changes::large_fields_that_are_set_together_arrive(&fresh().await).await;
     changes::the_matched_element_is_updated(&fresh().await).await;
     changes::an_upsert_makes_what_the_filter_and_update_say(&fresh().await).await;
     changes::a_replacement_keeps_the_id(&fresh().await).await;

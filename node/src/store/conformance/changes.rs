@@ -77,6 +77,36 @@ pub(super) async fn fields_are_set_and_removed_in_their_places(store: &SharedSto
     assert_eq!(store.count(into, doc! {}).await.unwrap(), 2);
 }
 
+pub(super) async fn large_fields_that_are_set_together_arrive(store: &SharedStore) {
+    let into = Collection::Transactions;
+    let ids: Vec<_> = (0..4).map(|_| ObjectId::new()).collect();
+    insert_all(store, into, ids.iter().map(|id| doc! {"_id": *id})).await;
+    let set = |id: &ObjectId, length: usize| Write::Set {
+        of: into,
+        id: *id,
+        set: Arc::new(rawdoc! {"body": "x".repeat(length)}),
+        unset: &[],
+    };
+    let batch = [
+        set(&ids[0], 9 << 20),
+        set(&ids[1], (16 << 20) - 2048),
+        set(&ids[2], 17 << 20),
+        set(&ids[3], 9 << 20),
+    ];
+
+    let outcomes = store.write(&batch).await.unwrap();
+
+    let told: Vec<_> = outcomes.iter().map(Result::is_ok).collect();
+    assert_eq!(told, [true, true, false, true], "{outcomes:?}");
+    assert!(matches!(outcomes[2], Err(StoreError::TooLarge)), "{:?}", outcomes[2]);
+    let mut lengths = Vec::new();
+    for id in &ids {
+        let found = store.one(into, doc! {"_id": *id}).await.unwrap().unwrap();
+        lengths.push(found.get_str("body").map_or(0, str::len));
+    }
+    assert_eq!(lengths, [9 << 20, (16 << 20) - 2048, 0, 9 << 20]);
+}
+
 pub(super) async fn the_matched_element_is_updated(store: &SharedStore) {
     let stored =
         doc! {"_id": 1, "transactions": [{"tid": "a", "tstatus": "Queued"}, {"tid": "b", "tstatus": "Queued"}]};

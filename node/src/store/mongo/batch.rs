@@ -22,8 +22,11 @@ use crate::store::{Collection, LARGEST_DOCUMENT, Result, StoreError, Write, Writ
 
 /// Commands of one batch that are under way at the same time.
 const SIDE_BY_SIDE: usize = 32;
-/// Bytes of documents in one command; the server takes 48 MB.
-const LARGEST_COMMAND: usize = 32 << 20;
+/// Bytes of documents in one insert; they travel beside the command, and the server takes 48 MB.
+const LARGEST_INSERT: usize = 32 << 20;
+/// Bytes of statements in one update, unless one alone is larger: they are inside the command, which is a document and
+/// has a document's bound.
+const LARGEST_UPDATE: usize = 12 << 20;
 
 /// Collections where a change can fail because of a change of another document.
 static WITH_UNIQUE_INDEX: LazyLock<HashSet<Collection>> = LazyLock::new(|| {
@@ -92,7 +95,13 @@ fn step(write: &Write) -> Result<Step> {
             return insert(*into, Arc::new(raw));
         }
         Write::InsertRaw { into, document } => return insert(*into, Arc::clone(document)),
-        Write::Set { of, id, set, unset } => return Ok(Step::Set(*of, *id, statement(*id, set, unset))),
+        Write::Set { of, id, set, unset } => {
+            let statement = statement(*id, set, unset);
+            if statement.as_bytes().len() > LARGEST_DOCUMENT {
+                return Err(StoreError::TooLarge);
+            }
+            return Ok(Step::Set(*of, *id, statement));
+        }
         Write::Update { filter, update, .. } => {
             Filter::compile(filter)?;
             Update::compile(update)?;
@@ -274,7 +283,7 @@ async fn run_round(databases: &Arc<Databases>, round: Vec<(usize, Step)>) -> Out
         };
         let bytes = document.as_bytes().len();
         let fits = |group: &&mut Together| {
-            group.kind == kind && group.collection == collection && group.bytes + bytes <= LARGEST_COMMAND
+            group.kind == kind && group.collection == collection && group.bytes + bytes <= kind.largest()
         };
         match together.iter_mut().find(fits) {
             Some(group) => group.add(place, document),
@@ -297,6 +306,15 @@ async fn run_round(databases: &Arc<Databases>, round: Vec<(usize, Step)>) -> Out
 enum Kind {
     Insert,
     Set,
+}
+
+impl Kind {
+    const fn largest(self) -> usize {
+        match self {
+            Self::Insert => LARGEST_INSERT,
+            Self::Set => LARGEST_UPDATE,
+        }
+    }
 }
 
 /// Documents or statements for one command.
@@ -336,7 +354,10 @@ impl Together {
         });
         let mut refused = match refused.await {
             Ok(refused) => refused,
-            Err(failure) => return self.places.iter().map(|place| (*place, Err(failure.clone()))).collect(),
+            Err(failure) if failure.is_temporary() || self.places.len() == 1 => {
+                return self.places.iter().map(|place| (*place, Err(failure.clone()))).collect();
+            }
+            Err(_) => return self.run_singly(databases).await,
         };
         let done = match self.kind {
             Kind::Insert => Written {
@@ -347,6 +368,16 @@ impl Together {
         };
         let outcome = |(index, place): (usize, &usize)| (*place, refused.remove(&index).map_or(Ok(done), Err));
         self.places.iter().enumerate().map(outcome).collect()
+    }
+
+    /// What is wrong with one must not take the others with it.
+    async fn run_singly(self, databases: &Databases) -> Outcomes {
+        let mut outcomes = Vec::new();
+        for (place, document) in self.places.into_iter().zip(self.documents) {
+            let alone = Self::of(self.kind, self.collection, place, document);
+            outcomes.append(&mut Box::pin(alone.run(databases)).await);
+        }
+        outcomes
     }
 
     /// Inserts; tells which were refused.
