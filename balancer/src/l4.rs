@@ -173,7 +173,7 @@ async fn meet(door: Arc<Door>, mut client: TcpStream, peer: SocketAddr) -> Optio
                     word: "queue-timeout",
                     code: "sQ",
                 };
-                turn_away(client, policy.all_down).await;
+                turn_away(client, group.service.live.load().service.all_down).await;
                 group.log(&record, (0, 0), end);
                 return None;
             };

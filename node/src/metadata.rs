@@ -74,7 +74,7 @@ pub enum MetadataError {
     Json(#[from] JsonError),
     #[error("the entry is no object")]
     NoObject,
-    #[error("the channel was changed by somebody else at the same time")]
+    #[error("it was changed by somebody else at the same time")]
     Overtaken,
     #[error("{0}")]
     Keys(String),
@@ -187,7 +187,10 @@ pub async fn import(desk: Desk<'_>, kind: &Kind, given: &Value) -> Result<Outcom
     let merged = kind.schema.merge(stored, document, desk.clock.now())?;
     check_keys(kind, &merged.after)?;
     if !merged.update.is_empty() {
-        desk.store.update(kind.collection, merged.filter, merged.update).await?;
+        let written = desk.store.update(kind.collection, merged.filter, merged.update).await?;
+        if written.matched == 0 {
+            return Err(MetadataError::Overtaken);
+        }
     }
     Ok(Outcome::done("Updated", record))
 }

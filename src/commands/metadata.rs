@@ -18,7 +18,7 @@ use crate::failure::Failure;
 /// Bytes of an export that are read, at most.
 const LARGEST: u64 = 512 << 20;
 /// Fields that nobody should read over a shoulder or in a log.
-const SECRETS: [&str; 7] = [
+const SECRETS: [&str; 10] = [
     "key",
     "passphrase",
     "password",
@@ -26,6 +26,11 @@ const SECRETS: [&str; 7] = [
     "passwordSalt",
     "customTokenID",
     "token",
+    "accessToken",
+    // Of a login at a provider.
+    "tokens",
+    // Settings of a mediator, of which any may be a password.
+    "config",
 ];
 
 /// What stands for a secret tells whether it changes, and nothing else: the same one looks different the next time.
@@ -128,7 +133,7 @@ fn title(one: &Imported) -> String {
 
 fn difference(one: &Imported, before: Option<&Value>, after: &Value) -> String {
     let text = |value: Option<&Value>| {
-        let veiled = value.cloned().map(veil);
+        let veiled = value.cloned().map(|it| veil(it, false));
         veiled.map_or_else(String::new, |it| {
             serde_json::to_string_pretty(&it).unwrap_or_default() + "\n"
         })
@@ -142,22 +147,20 @@ fn difference(one: &Imported, before: Option<&Value>, after: &Value) -> String {
         .to_string()
 }
 
-/// Secrets as a few digits of their digest: enough to see that they change.
-fn veil(value: Value) -> Value {
+/// Secrets, and all texts inside what is secret, as a few digits of their digest: enough to see that they change.
+fn veil(value: Value, is_secret: bool) -> Value {
     match value {
+        Value::String(secret) if is_secret && !secret.is_empty() => {
+            Value::String(format!("(secret {:08x})", MARKS.hash_one(&secret) as u32))
+        }
         Value::Object(fields) => fields
             .into_iter()
             .map(|(name, value)| {
-                let value = match &value {
-                    Value::String(secret) if SECRETS.contains(&name.as_str()) && !secret.is_empty() => {
-                        Value::String(format!("(secret {:08x})", MARKS.hash_one(secret) as u32))
-                    }
-                    _ => veil(value),
-                };
-                (name, value)
+                let is_secret = is_secret || SECRETS.contains(&name.as_str());
+                (name, veil(value, is_secret))
             })
             .collect(),
-        Value::Array(items) => items.into_iter().map(veil).collect(),
+        Value::Array(items) => items.into_iter().map(|item| veil(item, is_secret)).collect(),
         other => other,
     }
 }

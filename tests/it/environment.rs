@@ -268,4 +268,5 @@ fn a_variable_of_the_wrong_type_stops_the_start_and_a_foreign_one_does_not() {
         let said = refused.stdout + &refused.stderr;
         assert!(said.contains(name), "{name}: {said}");
     }
+    start(&[("HOSTNAME", "c0ffee"), ("KUBERNETES_PORT", "tcp://10.0.0.1:443")]);
 }

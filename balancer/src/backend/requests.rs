@@ -54,6 +54,9 @@ impl Requests {
         self.classes[usize::from(status / 100).min(5)].add(1);
         self.buckets[bucket].add(1);
         self.micros.add(micros);
+        if status == 101 {
+            self.tunnels.add(1);
+        }
     }
 
     /// What they are now.

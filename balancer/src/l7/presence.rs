@@ -2,6 +2,8 @@
 //!
 //! One that has ended its side may have gone, or may only have finished sending. It is asked by a word that means nothing
 //! to who waits for an answer, and that is refused by the kernel of who is gone; only HTTP/1.1 has such a word.
+//! [`request`](super::request) watches by it while a request waits for a backend, [`exchange`](super::exchange) while the
+//! answer is awaited. It never ends a request itself, and never writes once an answer has begun.
 
 use std::pin::pin;
 use std::task::{Context, Poll, ready};
@@ -53,11 +55,14 @@ impl Presence {
         while !client.input.ended && client.input.held().len() < READ_AHEAD {
             match client.poll_fill(cx) {
                 Poll::Ready(Ok(0)) if !self.can_half_close => return Err(Gone),
-                Poll::Ready(Ok(0)) => self.left = Some(Instant::now()),
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(_)) => return Err(Gone),
                 Poll::Pending => break,
             }
+        }
+        if client.input.ended {
+            // Perhaps while an earlier request was under way.
+            self.left.get_or_insert_with(Instant::now);
         }
         let is_broken = |socket| getsockopt(socket, sockopt::SocketError).is_ok_and(|error| error != 0);
         match self.left.is_some() && client.stream.socket().is_some_and(is_broken) {
@@ -66,7 +71,7 @@ impl Presence {
         }
     }
 
-    /// When [`pursue`](Self::pursue) is due, if it is. A client that has been told something `may` not `_be_asked`.
+    /// When [`pursue`](Self::pursue) is due, if it is. `may_be_asked` is false once the client has been told something.
     pub(super) fn due(&self, may_be_asked: bool) -> Option<Instant> {
         let left = self.left.filter(|_| self.is_1_1)?;
         let is_question = may_be_asked && !self.was_asked;

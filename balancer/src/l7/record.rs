@@ -93,10 +93,9 @@ impl<C> Conversation<C> {
     pub(super) fn count(&self, record: &Record, took: Duration, end: End) {
         let service = &self.door.own.service;
         let group = &record.lane.service;
-        let of_group = (!Arc::ptr_eq(service, group)).then_some(group);
-        for it in std::iter::once(service).chain(of_group) {
-            it.counters.requests.add(record.told.status, took);
-            it.counters.requests.tunnels.add(u64::from(record.told.status == 101));
+        service.counters.requests.add(record.told.status, took);
+        if !Arc::ptr_eq(service, group) {
+            group.counters.requests.add(record.told.status, took);
         }
         if end.word == "client-gone" {
             service.counters.requests.client_gone.add(1);

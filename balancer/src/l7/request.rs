@@ -122,7 +122,10 @@ impl<C: Peer + Send> Conversation<C> {
         }
         let lane = Arc::clone(&record.lane);
         let mut presence = Presence::new(self.info.protocol == Protocol::Http1, request.is_1_1);
-        let group_place = match self.enter(front, &lane, &mut presence).await {
+        let begun = Instant::now();
+        let entered = self.enter(front, &lane, &mut presence).await;
+        record.queue += begun.elapsed();
+        let group_place = match entered {
             Ok(place) => place,
             Err(refused) => return refused,
         };

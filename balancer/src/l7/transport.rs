@@ -264,9 +264,23 @@ impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
             let count = into.remaining().min(this.first.len() - this.at);
             into.put_slice(&this.first[this.at..this.at + count]);
             this.at += count;
+            if this.at == this.first.len() {
+                (this.first, this.at) = (Vec::new(), 0);
+            }
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut this.stream).poll_read(cx, into)
+    }
+}
+
+impl<S: Peer> Peer for Rewound<S> {
+    fn socket(&self) -> Option<&TcpStream> {
+        self.stream.socket()
+    }
+
+    /// The kernel does not know what was read before.
+    fn plain(&self) -> Option<&TcpStream> {
+        self.stream.plain().filter(|_| self.first.is_empty())
     }
 }
 

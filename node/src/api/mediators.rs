@@ -267,7 +267,6 @@ async fn note_start(api: &Api, mediator: &Document) {
     api.auditor.record(event).await;
 }
 
-/// True if the settings were changed after the last sign of life.
 /// Stores settings with an instant later than the last sign of life, also than one that comes in between: else the
 /// mediator would never be told of them.
 async fn store_config(api: &Api, urn: &str, config: &Bson) -> Result<(), StoreError> {
@@ -289,6 +288,7 @@ async fn store_config(api: &Api, urn: &str, config: &Bson) -> Result<(), StoreEr
     Ok(())
 }
 
+/// True if the settings were changed after the last sign of life.
 fn has_new_config(mediator: &Document) -> bool {
     let times = (time(mediator, "_configModifiedTS"), time(mediator, "_lastHeartbeat"));
     matches!(times, (Some(changed), Some(seen)) if changed > seen)

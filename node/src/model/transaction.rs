@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use bson::oid::ObjectId;
 use bson::raw::{BindRawBsonRef, CStr, cstr};
-use bson::{Bson, DateTime, Document, RawArrayBuf, RawBson, RawDocumentBuf, doc, rawdoc};
+use bson::{Bson, DateTime, Document, RawArrayBuf, RawBson, RawDocument, RawDocumentBuf, doc, rawdoc};
 
 use super::json;
 use super::raw::RawWriter;
@@ -135,13 +135,7 @@ impl RequestPart {
         let mut after = RawDocumentBuf::new();
         after.append(cstr!("method"), self.method.as_str());
         put(&mut after, cstr!("timestamp"), self.timestamp);
-        writer.begin_document(key);
-        writer.fields(&before);
-        if let Some(body) = &self.body {
-            writer.text(cstr!("body"), body);
-        }
-        writer.fields(&after);
-        writer.end();
+        write_part(writer, key, &before, self.body.as_ref(), &after);
     }
 
     fn room(&self) -> usize {
@@ -168,13 +162,7 @@ impl ResponsePart {
         put_object(&mut before, cstr!("headers"), &self.headers);
         let mut after = RawDocumentBuf::new();
         put(&mut after, cstr!("timestamp"), self.timestamp);
-        writer.begin_document(key);
-        writer.fields(&before);
-        if let Some(body) = &self.body {
-            writer.text(cstr!("body"), body);
-        }
-        writer.fields(&after);
-        writer.end();
+        write_part(writer, key, &before, self.body.as_ref(), &after);
     }
 
     fn room(&self) -> usize {
@@ -407,6 +395,17 @@ fn put_json(document: &mut RawDocumentBuf, key: &CStr, value: Option<&Bson>) {
         Ok(value) => document.append(key, value),
         Err(error) => tracing::warn!(%error, "A mediator's properties cannot be stored"),
     }
+}
+
+/// Writes a request or a response, its body between the fields that come before and after it.
+fn write_part(writer: &mut RawWriter, key: &CStr, before: &RawDocument, body: Option<&Text>, after: &RawDocument) {
+    writer.begin_document(key);
+    writer.fields(before);
+    if let Some(body) = body {
+        writer.text(cstr!("body"), body);
+    }
+    writer.fields(after);
+    writer.end();
 }
 
 /// What a part occupies, with some to spare for what is added later.

@@ -199,12 +199,19 @@ async fn a_browser_gets_pages_and_websockets_through_it() {
     let options = [("mode", "http"), ("backends", &*backend), ("check", "none")];
     let balancer = super::support::balancer(&options).await;
 
-    let Some(page) = super::page::browse(&format!("http://{}/", balancer.address())).await else {
-        println!("skipped: no chromium here");
-        return;
-    };
-
-    assert!(page.contains("<p id=\"said\">hello through the balancer</p>"), "{page}");
+    let mut page = String::new();
+    // The browser's own clock may run out before a busy machine has carried a word there and back.
+    for _ in 0..5 {
+        let Some(seen) = super::page::browse(&format!("http://{}/", balancer.address())).await else {
+            println!("skipped: no chromium here");
+            return;
+        };
+        page = seen;
+        if page.contains("<p id=\"said\">hello through the balancer</p>") {
+            return;
+        }
+    }
+    panic!("{page}");
 }
 
 #[tokio::test]
@@ -284,7 +291,8 @@ fn a_tunnels_line_comes_at_its_end_with_what_it_carried() {
     );
     assert!(line["bytes_out"].as_u64().is_some_and(|it| it >= 4), "{line}");
     let text = plain_http::get(metrics, "/metrics").expect("it answers").body;
-    assert!(text.contains("openhim_balancer_tunnels_total{"), "{text}");
+    let counted = |line: &str| line.starts_with("openhim_balancer_tunnels_total{") && line.ends_with(" 1");
+    assert!(text.lines().any(counted), "{text}");
     assert!(!running.stdout.all().contains("secret"));
 }
 

@@ -2,8 +2,9 @@
 //
 // Usage: node openid.mjs FOLDER-OF-MODULES
 // Prints "provider URL" and "browser URL". The browser's address takes ?user=&client=&nonce=&state= and answers with what
-// the provider sent back to the page: {code, state}. The realm "forged" is the same provider behind somebody who changes
-// its tokens: /realms/forged-CLIENT hands out the ID token of another client, /realms/unsigned one with a broken signature.
+// the provider sent back to the page: {code, state}. The realms "forged", "unsigned" and "promoted" are the same
+// provider behind somebody who changes its tokens: the ID token of another client, one with a broken signature, an access
+// token with more roles.
 
 import http from 'node:http'
 import path from 'node:path'

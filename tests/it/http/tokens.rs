@@ -149,7 +149,10 @@ struct KeyServer {
 
 impl KeyServer {
     async fn start(name: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_on(TcpListener::bind("127.0.0.1:0").await.unwrap(), name)
+    }
+
+    fn start_on(listener: TcpListener, name: &str) -> Self {
         let uri = format!("http://{}/jwks", listener.local_addr().unwrap());
         let name = Arc::new(Mutex::new(name.to_owned()));
         let held = Arc::clone(&name);
@@ -207,4 +210,7 @@ async fn a_key_server_that_is_away_at_the_start_is_asked_again() {
     assert_eq!(status(&node, "/x", &rs256(Some("one"), &claims)).await, 401);
     assert_eq!(status(&node, "/open", &rs256(Some("one"), &claims)).await, 200);
     assert!(begun.elapsed() < Duration::from_secs(5));
+
+    let _server = KeyServer::start_on(TcpListener::bind(address).await.unwrap(), "one");
+    assert_eq!(status(&node, "/x", &rs256(Some("one"), &claims)).await, 200);
 }

@@ -32,6 +32,10 @@ fn an_installation_is_carried_to_a_running_node_and_a_second_time_changes_nothin
     let channel = json!({"name": "Patients", "urlPattern": "^/patients$", "methods": ["GET", "POST"], "allow": ["clinics"],
         "routes": [{"name": "Registry", "host": "localhost", "port": 9, "primary": true}]});
     assert_eq!(first.ask("POST", "/channels", &channel.to_string()).status, 201);
+    let mediator = json!({"urn": "urn:mediator:lab", "version": "1.0.0", "name": "Lab",
+        "endpoints": [{"name": "Lab", "host": "localhost", "port": 9}],
+        "configDefs": [{"param": "login", "displayName": "Login", "type": "password"}], "config": {"login": "s3cret"}});
+    assert_eq!(first.ask("POST", "/mediators", &mediator.to_string()).status, 201);
     let api: Value = serde_json::from_str(&first.ask("GET", "/metadata", "").body).unwrap();
     let second = second.start();
 
@@ -43,13 +47,16 @@ fn an_installation_is_carried_to_a_running_node_and_a_second_time_changes_nothin
     let looked = import(&file, &to, &["--dry-run"]);
     assert_eq!(looked.code, 0, "{}{}", looked.stdout, looked.stderr);
     assert!(looked.stdout.contains("+  \"name\": \"Patients\""), "{}", looked.stdout);
-    assert!(looked.stdout.contains("2 would be added"), "{}", looked.stdout);
-    assert!(!looked.stdout.contains("PRIVATE KEY"), "{}", looked.stdout);
+    assert!(looked.stdout.contains("3 would be added"), "{}", looked.stdout);
+    assert!(looked.stdout.contains("\"login\": \"(secret "), "{}", looked.stdout);
+    for secret in ["PRIVATE KEY", "s3cret"] {
+        assert!(!looked.stdout.contains(secret), "{}", looked.stdout);
+    }
     assert_eq!(exported(&to)[0]["Channels"], json!([]));
 
     let done = import(&file, &to, &[]);
     assert_eq!(done.code, 0, "{}{}", done.stdout, done.stderr);
-    assert!(done.stdout.contains("2 added"), "{}", done.stdout);
+    assert!(done.stdout.contains("3 added"), "{}", done.stdout);
     let again = import(&file, &to, &[]);
     assert!(again.stdout.starts_with("0 added, 0 changed"), "{}", again.stdout);
     eventually("the running node has the channel", || {

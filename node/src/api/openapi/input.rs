@@ -49,7 +49,7 @@ pub(super) fn query(pattern: &str, method: &Method) -> Vec<(&'static str, Value)
     }
 }
 
-/// True if the route reads `filters`: an object, as JSON text.
+/// How the route takes `filters`, an object as JSON text; `None` if it does not.
 pub(super) fn filters(pattern: &str, method: &Method) -> Option<Filters> {
     if *method != Method::GET {
         return None;
@@ -71,7 +71,7 @@ pub(super) struct Filters {
 pub(super) fn in_path(pattern: &str, name: &str) -> Value {
     match name {
         // Consoles ask for clients by their names too.
-        "clientId" if pattern != "/transactions/clients/:clientId" => json!({"type": "string", "pattern": ID}),
+        "clientId" if pattern != "/transactions/clients/:clientId" => json!({"type": "string", "minLength": 1}),
         "appId" | "channelId" | "taskId" | "transactionId" | "contactGroupId" | "visualizerId" | "auditId"
         | "certId" | "clientId" | "channelID" => json!({"type": "string", "pattern": ID}),
         "receivedTime" => {
