@@ -49,7 +49,10 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         for id in family(self.id()).into_iter().rev() {
-            let _ = Command::new("kill").args(["-9", &id.to_string()]).status();
+            let _ = Command::new("kill")
+                .args(["-9", &id.to_string()])
+                .stderr(Stdio::null())
+                .status();
         }
         let _ = self.0.wait();
     }

@@ -38,6 +38,8 @@ pub(crate) struct Setting {
     pub(crate) store: Store,
     pub(crate) durability: &'static str,
     pub(crate) channels: usize,
+    /// How many of them the messages are spread over, evenly along the list.
+    pub(crate) used: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -51,6 +53,7 @@ const SQLITE: Setting = Setting {
     store: Store::Sqlite,
     durability: "standard",
     channels: 1,
+    used: 1,
 };
 const SQLITE_STRICT: Setting = Setting {
     name: "node, SQLite, strict",
@@ -107,7 +110,7 @@ pub(crate) const ALL: &[Case] = &[
     },
     Case {
         name: "channels",
-        title: "small JSON spread over ten and over a thousand channels",
+        title: "small JSON to ten channels of ten, to ten of a thousand, and to a thousand",
         connections: 32,
         requests: 8_000,
         size: 0,
@@ -116,11 +119,19 @@ pub(crate) const ALL: &[Case] = &[
             Setting {
                 name: "node, 10 channels",
                 channels: 10,
+                used: 10,
+                ..SQLITE
+            },
+            Setting {
+                name: "node, 10 of 1000 channels",
+                channels: 1000,
+                used: 10,
                 ..SQLITE
             },
             Setting {
                 name: "node, 1000 channels",
                 channels: 1000,
+                used: 1000,
                 ..SQLITE
             },
         ],
@@ -148,9 +159,11 @@ pub(crate) fn named(name: &str) -> &'static Case {
 }
 
 impl Case {
-    /// The messages of a client, one for each channel.
-    pub(crate) fn messages(&self, channels: usize) -> Vec<Vec<u8>> {
-        (0..channels).map(|channel| self.message(channel)).collect()
+    /// The messages of a client, one for each channel that is used.
+    pub(crate) fn messages(&self, channels: usize, used: usize) -> Vec<Vec<u8>> {
+        (1..=used)
+            .map(|part| self.message(channels * part / used - 1))
+            .collect()
     }
 
     fn message(&self, channel: usize) -> Vec<u8> {

@@ -56,7 +56,7 @@ pub(crate) fn run(candidate: &Candidate, case: &Case, total: usize) -> Round {
         address: candidate.address,
         tls: candidate.tls.clone().map(|config| TlsConnector::from(Arc::new(config))),
     };
-    let messages: Arc<[Vec<u8>]> = case.messages(candidate.channels).into();
+    let messages: Arc<[Vec<u8>]> = case.messages(candidate.channels, candidate.used).into();
     let each = total / case.connections;
     let is_kept = case.client != Client::NewCertificate;
     let (before, started) = (candidate.process.cpu(), Instant::now());

@@ -147,8 +147,12 @@ fn print_table(case: &Case, total: usize, rounds: usize, candidates: &[Candidate
             median(candidate, |round| round.rss_kib as f64) / 1024.0,
         );
     }
-    if let (true, [_, few, many]) = (case.name == "channels", candidates) {
-        println!("{} / {}: {:.2}", many.name, few.name, cpu(many) / cpu(few));
+    if case.name == "channels"
+        && let [_, few, others @ ..] = candidates
+    {
+        for many in others {
+            println!("{} / {}: {:.2}", many.name, few.name, cpu(many) / cpu(few));
+        }
     }
 }
 

@@ -23,6 +23,7 @@ pub(crate) struct Candidate {
     pub(crate) address: SocketAddr,
     pub(crate) tls: Option<rustls::ClientConfig>,
     pub(crate) channels: usize,
+    pub(crate) used: usize,
     pub(crate) rounds: Vec<Round>,
     _database: Option<Process>,
 }
@@ -115,6 +116,7 @@ fn nginx(case: &Case, material: &Material, folder: &Path, backend: SocketAddr) -
         address,
         tls: material.config(case.client),
         channels: 1,
+        used: 1,
         rounds: vec![],
         _database: None,
     }
@@ -158,6 +160,7 @@ fn node(
         address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
         tls: material.config(case.client),
         channels: setting.channels,
+        used: setting.used,
         rounds: vec![],
         _database: database,
     };
@@ -189,7 +192,9 @@ fn set_up(api: SocketAddr, channels: usize, material: &Material, backend: Socket
         })
         .collect();
     ask("/clients", client);
-    ask("/metadata", json!({ "Channels": channels }));
+    for part in channels.chunks(100) {
+        ask("/metadata", json!({ "Channels": part }));
+    }
     ask(
         "/keystore/ca/cert",
         json!({ "cert": material.client.certificate_pem() }),

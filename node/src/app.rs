@@ -384,7 +384,18 @@ impl Node {
             }),
         );
         let supervisor = supervisor.counting(Arc::clone(&prometheus));
-        estate.tasks.spawn(Arc::new(supervisor).serve(stop.clone()));
+        // Polls of a node that has just come up may wait for what they poll, as OpenHIM lets them.
+        let delay = match config.polling.enabled {
+            true => Duration::from_millis(config.agenda.startup_delay),
+            false => Duration::ZERO,
+        };
+        let starting = stop.clone();
+        estate.tasks.spawn(async move {
+            let begun = starting.run_until_cancelled(tokio::time::sleep(delay)).await;
+            if begun.is_some() {
+                Arc::new(supervisor).serve(starting).await;
+            }
+        });
         for (what, address) in addresses.named() {
             info!(port = address.port(), "{what} listening on port {}", address.port());
         }

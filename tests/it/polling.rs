@@ -133,3 +133,22 @@ async fn a_channel_is_polled_by_hand_through_the_api() {
     assert!(good.only().header("x-openhim-lastrunat").is_some());
     assert_eq!(node.recorded().closed(2).await.len(), 2);
 }
+
+#[tokio::test]
+async fn polls_begin_only_after_the_delay_that_the_settings_ask_for() {
+    let backend = backend().start().await;
+    let begun = std::time::Instant::now();
+    let _node = node()
+        .set(|config| config.agenda.startup_delay = 1500)
+        .channel(channel("1 second").primary(&backend))
+        .start()
+        .await;
+
+    eventually("the first poll", async || (!backend.seen().is_empty()).then_some(())).await;
+
+    assert!(
+        begun.elapsed() > Duration::from_millis(1500),
+        "after {:?}",
+        begun.elapsed()
+    );
+}

@@ -487,7 +487,8 @@ impl Planner<'_> {
 
     /// True unless it is certain that the column holds no intricate value.
     fn may_be_intricate(&mut self, column: &Column) -> bool {
-        !column.leads || self.any(&format!("{} >= x'{INTRICATE:02X}'", column.quoted()))
+        let is_known = column.leads || column.watched;
+        !is_known || self.any(&format!("{} >= x'{INTRICATE:02X}'", column.quoted()))
     }
 
     /// True if a row fulfils the condition; an index must make that cheap.

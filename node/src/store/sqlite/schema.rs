@@ -34,6 +34,8 @@ pub(super) struct Column {
     only: Option<Filter>,
     /// An index starts with it.
     pub(super) leads: bool,
+    /// An index holds the rows in which it is intricate, so that it costs little to learn that there are none.
+    pub(super) watched: bool,
     /// An index holds only the rows in which it is worth finding.
     pub(super) worth: Option<Worth>,
     /// It holds the document's own size instead of a value in it.
@@ -87,6 +89,10 @@ const CARRIED: [(&str, &[&str]); 3] = [
     ("channelID", &["clientID", "request.path"]),
     ("status", &["channelID", "clientID", SIZE]),
 ];
+
+/// What a bucket of metrics is found by, besides its time: with each message, so that it has to be found at once among
+/// those of a thousand channels.
+const METRIC_KEYS: [&str; 2] = ["channelID", "type"];
 
 /// The column of transactions that holds the bytes of the document.
 const SIZE: &str = "openhim bytes";
@@ -178,6 +184,15 @@ impl Table {
                 table.add_sql_index("", &format!("{path}_sparse"), &parts);
             }
         }
+        if collection == Collection::Metrics {
+            for path in METRIC_KEYS {
+                let column = table.column(path, false)?;
+                table.columns[column].watched = true;
+                let name = quoted(path);
+                let parts = format!("{name}) WHERE ({name} >= x'{INTRICATE:02X}'");
+                table.add_sql_index("", &format!("{path}_intricate"), &parts);
+            }
+        }
         table.insert = table.insert_statement();
         Ok(table)
     }
@@ -231,6 +246,7 @@ impl Table {
             unique: true,
             only: Some(Filter::compile(only)?),
             leads: true,
+            watched: false,
             worth: None,
             is_size: false,
             next: None,
@@ -267,6 +283,7 @@ impl Table {
             unique,
             only: None,
             leads: false,
+            watched: false,
             worth: None,
             is_size: path == SIZE,
             next: None,

@@ -8,15 +8,21 @@ use crate::store::sqlite::plan::Plan;
 
 /// How SQLite would answer, in its words.
 fn steps(database: &Database, filter: Document) -> Vec<String> {
+    steps_in(
+        database,
+        Collection::Transactions,
+        filter,
+        doc! {"request.timestamp": -1},
+    )
+}
+
+fn steps_in(database: &Database, of: Collection, filter: Document, sort: Document) -> Vec<String> {
     let table = schema::tables()
         .unwrap()
         .iter()
-        .find(|table| table.collection == Collection::Transactions)
+        .find(|table| table.collection == of)
         .unwrap();
-    let (filter, sort) = (
-        Filter::compile(&filter).unwrap(),
-        SortOrder::compile(&doc! {"request.timestamp": -1}).unwrap(),
-    );
+    let (filter, sort) = (Filter::compile(&filter).unwrap(), SortOrder::compile(&sort).unwrap());
     let plan = Plan::make(&database.connection, table, &filter, &sort).unwrap();
     database.use_patterns(&plan.patterns);
     let sql = plan.select(table, plan.order.as_deref().unwrap(), "");
@@ -182,4 +188,27 @@ async fn a_file_of_an_older_version_gets_what_it_lacks() {
         |row| row.get(0),
     );
     assert_eq!(dropped, Ok(0));
+}
+
+#[tokio::test]
+async fn a_bucket_of_metrics_is_found_at_once_among_those_of_all_channels() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("openhim.db");
+    let store: SharedStore = open(&path);
+    let bucket = |number: u8| doc! {"channelID": ObjectId::from_bytes([number; 12]), "type": "m", "startTime": date(0)};
+    for number in 0..100_u8 {
+        let mut document = doc! {"_id": i32::from(number)};
+        document.extend(bucket(number));
+        store.insert(Collection::Metrics, document).await.unwrap();
+    }
+    let database = Database::open(&path, 1024).unwrap();
+
+    let steps = steps_in(&database, Collection::Metrics, bucket(7), doc! {});
+
+    let wanted = "metrics.startTime_1_channelID_1_type_1 (startTime=? AND channelID=? AND type=?)";
+    assert!(steps.len() == 1 && steps[0].contains(wanted), "{steps:?}");
+    // Whatever odd value comes is found all the same.
+    let odd = doc! {"_id": 1000, "channelID": [ObjectId::from_bytes([7; 12])], "type": "m", "startTime": date(0)};
+    store.insert(Collection::Metrics, odd).await.unwrap();
+    assert_eq!(store.count(Collection::Metrics, bucket(7)).await.unwrap(), 2);
 }
