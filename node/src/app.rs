@@ -384,7 +384,7 @@ impl Node {
             }),
         );
         let supervisor = supervisor.counting(Arc::clone(&prometheus));
-        // Polls of a node that has just come up may wait for what they poll, as OpenHIM lets them.
+        // Jobs of a node that has just come up wait, as OpenHIM's scheduler does where it polls.
         let delay = match config.polling.enabled {
             true => Duration::from_millis(config.agenda.startup_delay),
             false => Duration::ZERO,

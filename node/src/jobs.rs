@@ -205,7 +205,7 @@ impl Supervisor {
             None => self.look_up(job.as_ref(), &schedule).await?,
         };
         if state.next > now {
-            let state = self.put_right(state, &schedule, now).await?;
+            let state = self.put_right(job.name(), state, &schedule, now).await?;
             known.insert(job.name().to_owned(), state);
             return Ok(());
         }
@@ -222,7 +222,7 @@ impl Supervisor {
 
     /// Brings a due time that is out of reach, because the clock has been put back, to where the schedule has it. It is
     /// not due at once: the run that it belongs to has been.
-    async fn put_right(&self, state: Known, schedule: &Schedule, now: Millis) -> Result<Known, StoreError> {
+    async fn put_right(&self, name: &str, state: Known, schedule: &Schedule, now: Millis) -> Result<Known, StoreError> {
         let patience = self.patience.min(2 * schedule.step(now));
         if schedule.reaches(state.next, now) || state.seen.elapsed() < patience {
             return Ok(state);
@@ -232,7 +232,8 @@ impl Supervisor {
         let put_right = doc! { "$set": { "nextRunAt": date(next) } };
         self.store.update(Collection::AgendaJobs, as_it_was, put_right).await?;
         tracing::warn!(
-            "A job was due far ahead, at {}: the clock has been put back; it is due at {} now",
+            job.name = name,
+            "Job {name} was due far ahead, at {}: the clock has been put back; it is due at {} now",
             date(state.next),
             date(next)
         );

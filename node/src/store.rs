@@ -193,6 +193,10 @@ impl Collection {
             ],
             Self::Audits => vec![Index::on(doc! {"eventIdentification.eventDateTime": 1})],
             Self::Log => vec![Index::on(doc! {"timestamp": -1}).named("timestamp_1")],
+            Self::Outbox => vec![
+                Index::on(doc! {"created": 1}),
+                Index::on(doc! {"state": 1, "nextAt": 1}),
+            ],
             Self::Passports => vec![Index::on(doc! {"email": 1})],
             Self::AutoRetries => vec![Index::on(doc! {"channelID": 1, "requestTimestamp": 1})],
             Self::Keystores
@@ -202,7 +206,6 @@ impl Collection {
             | Self::AgendaJobs
             | Self::Nodes
             | Self::Leases
-            | Self::Outbox
             | Self::Moves => vec![],
         }
     }

@@ -63,6 +63,7 @@ pub fn node() -> NodeBuilder {
     config.store.url = Some(format!("sqlite://{}/openhim.db", folder.path().display()));
     // Passwords of tests are no secrets.
     config.api.salt = 4;
+    config.agenda.startup_delay = 0;
     NodeBuilder {
         config,
         folder: Arc::new(folder),

@@ -76,18 +76,6 @@ fn backend() -> u16 {
     port
 }
 
-/// A line of what the kernel knows of a process, KiB.
-fn memory(node: &Node, line: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", node.running.id())).unwrap();
-    let found = status.lines().find_map(|text| text.strip_prefix(line)).unwrap();
-    found
-        .trim_start_matches(':')
-        .trim()
-        .trim_end_matches(" kB")
-        .parse()
-        .unwrap()
-}
-
 /// A body that is stored whole: as much as one transaction may hold, but for what else is in it.
 const STORED: usize = 15_000_000;
 /// What the node may grow by while such a body goes through it and into the store, KiB: two
@@ -99,11 +87,11 @@ const STORED_GROWTH: u64 = 56 << 10;
 fn growth(node: &Node, request: usize, answer: usize) -> (u64, usize) {
     let path = format!("/{request}/{answer}");
     // The highest mark starts anew.
-    std::fs::write(format!("/proc/{}/clear_refs", node.running.id()), "5").unwrap();
-    let before = memory(node, "VmRSS");
+    node.forget_peak();
+    let before = node.memory("VmRSS");
     let got = node.send(&path, None, &"x".repeat(request)).unwrap();
     // The answer waits until everything is stored. Looking at it through the API takes memory, too.
-    let grown = memory(node, "VmHWM") - before;
+    let grown = node.memory("VmHWM").saturating_sub(before);
     assert_eq!((got.status, got.body.len()), (200, answer));
     let recorded = eventually("the transaction is recorded", || {
         let mut all = node.transactions();
@@ -181,8 +169,8 @@ fn half_a_gigabyte_flows_in_and_out_and_the_node_stays_small() {
         (node.send("/large", None, "").unwrap().status == 200).then_some(())
     });
     // The highest mark starts anew.
-    std::fs::write(format!("/proc/{}/clear_refs", node.running.id()), "5").unwrap();
-    let before = memory(&node, "VmRSS");
+    node.forget_peak();
+    let before = node.memory("VmRSS");
 
     let mut stream = TcpStream::connect(node.http()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
@@ -197,7 +185,7 @@ fn half_a_gigabyte_flows_in_and_out_and_the_node_stays_small() {
     receive(&mut reader);
 
     assert!(head.starts_with("http/1.1 200"), "{head}");
-    let after = memory(&node, "VmHWM");
+    let after = node.memory("VmHWM");
     assert!(after - before < GROWTH, "the node grew by {} KiB", after - before);
     let recorded = eventually("the transaction is recorded", || {
         let mut all = node.transactions();

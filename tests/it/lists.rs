@@ -48,14 +48,6 @@ fn fill(store: &SharedStore) {
     });
 }
 
-/// What the kernel knows of the node's memory, KiB.
-fn memory(node: &Node, line: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", node.running.id())).unwrap();
-    let found = status.lines().find_map(|text| text.strip_prefix(line)).unwrap();
-    let number = found.split_whitespace().find_map(|word| word.parse().ok());
-    number.unwrap()
-}
-
 /// Asks for everything; answers with the number of bodies, and the time until the first byte and until the last one.
 fn list(node: &Node) -> (usize, Duration, Duration) {
     let started = Instant::now();
@@ -86,13 +78,13 @@ fn is_streamed(node: &Node) {
     // Who logs in for the first time pays for that with memory, too.
     let warm = list(node);
     assert_eq!(warm.0, COUNT);
-    std::fs::write(format!("/proc/{}/clear_refs", node.running.id()), "5").unwrap();
-    let before = memory(node, "VmRSS:");
+    node.forget_peak();
+    let before = node.memory("VmRSS");
 
     let (bodies, first, all) = list(node);
 
     assert_eq!(bodies, COUNT);
-    let after = memory(node, "VmHWM:");
+    let after = node.memory("VmHWM");
     assert!(
         after.saturating_sub(before) < GROWTH,
         "the node grew by {} KiB",

@@ -22,6 +22,7 @@ mod layers;
 mod lifecycle;
 mod lists;
 mod logs;
+mod mails;
 mod moving;
 mod polling;
 mod road;

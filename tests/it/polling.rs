@@ -137,12 +137,12 @@ async fn a_channel_is_polled_by_hand_through_the_api() {
 #[tokio::test]
 async fn polls_begin_only_after_the_delay_that_the_settings_ask_for() {
     let backend = backend().start().await;
-    let begun = std::time::Instant::now();
     let _node = node()
-        .set(|config| config.agenda.startup_delay = 1500)
+        .set(|config| config.agenda.startup_delay = 3000)
         .channel(channel("1 second").primary(&backend))
         .start()
         .await;
+    let begun = std::time::Instant::now();
 
     eventually("the first poll", async || (!backend.seen().is_empty()).then_some(())).await;
 

@@ -177,7 +177,7 @@ impl Alerts {
             _ => Some(midnight(window.now)),
         };
         if let Some(period) = period.filter(|_| !links.is_empty()) {
-            if self.was_told(subject, Some(&user.user), period, window.now).await? {
+            if self.was_told(subject, Some(user), period, window.now).await? {
                 return Ok(vec![]);
             }
             let all = self.matches(subject, period, window.now).await?;
@@ -203,7 +203,11 @@ impl Alerts {
         sent.insert("created", doc! { "$gte": since });
         about.extend(doc! { "timestamp": { "$gte": since }, UNSENT: { "$exists": true } });
         let mut known = HashSet::new();
-        for message in self.store.all(Collection::Outbox, Find::by(sent)).await? {
+        let sent = Find {
+            projection: doc! { format!("{}.transactions", outbox::ALERT): 1 },
+            ..Find::by(sent)
+        };
+        for message in self.store.all(Collection::Outbox, sent).await? {
             if let Ok(alert) = message.get_document(outbox::ALERT) {
                 known.extend(ids(alert, "transactions"));
             }
@@ -214,18 +218,18 @@ impl Alerts {
         Ok(known)
     }
 
-    /// True if this user, or anybody, was told since then, or will be when the mail server is back.
+    /// True if this user was told this way, or anybody, since then, or will be when the mail server is back.
     async fn was_told(
         &self,
         subject: &Subject<'_>,
-        user: Option<&str>,
+        user: Option<&ContactUser>,
         from: Millis,
         until: Millis,
     ) -> Result<bool, StoreError> {
         let time = doc! { "$gte": DateTime::from_millis(from), "$lte": DateTime::from_millis(until) };
         let mut told = subject.record();
         if let Some(user) = user {
-            told.insert("user", user);
+            told.extend(doc! { "user": &user.user, "method": &user.method });
         }
         let mut waiting = under(outbox::ALERT, told.clone());
         waiting.insert("created", time.clone());

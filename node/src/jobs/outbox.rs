@@ -110,10 +110,7 @@ impl Outbox {
         if let Some(alert) = alert {
             self.store.apply(record_of_alert(id, alert, false)).await?;
         }
-        match self.claim(doc! { "_id": id }, now).await? {
-            Some(claimed) => self.deliver(claimed, message, now).await,
-            None => Ok(()),
-        }
+        self.deliver(doc! { "_id": id }, now).await
     }
 
     /// Marks a waiting message as being sent.
@@ -130,10 +127,19 @@ impl Outbox {
         self.store.find_and_update(Collection::Outbox, claim).await
     }
 
-    /// Hands a message over, to the end even if whoever wants that is told to stop.
-    async fn deliver(self: &Arc<Self>, document: Document, message: Message, now: Millis) -> Result<(), OutboxError> {
+    /// Claims the waiting message that matches and hands it over, to the end even if whoever wants that is told to stop.
+    async fn deliver(self: &Arc<Self>, filter: Document, now: Millis) -> Result<(), OutboxError> {
         let outbox = Arc::clone(self);
-        let delivery = async move { outbox.hand_over(&document, message, now).await };
+        let delivery = async move {
+            let Some(claimed) = outbox.claim(filter, now).await? else {
+                return Ok(());
+            };
+            let Some(message) = from_document(&claimed) else {
+                tracing::error!(message.id = ?claimed.get("_id"), "A waiting message is malformed and is not sent");
+                return Ok(());
+            };
+            outbox.hand_over(&claimed, message, now).await
+        };
         match self.sending.spawn(delivery).await {
             Ok(outcome) => outcome,
             Err(_) => Err(OutboxError::InDoubt),
@@ -220,20 +226,13 @@ impl Outbox {
         for document in self.store.all(Collection::Outbox, Find::by(due.clone())).await? {
             let mut filter = due.clone();
             filter.insert("_id", document.get_object_id("_id")?);
-            let Some(claimed) = self.claim(filter, now).await? else {
-                continue;
-            };
-            let Some(message) = from_document(&claimed) else {
-                tracing::error!(message.id = ?claimed.get("_id"), "A waiting message is malformed and is not sent");
-                continue;
-            };
-            if let Err(error) = self.deliver(claimed, message, now).await {
+            if let Err(error) = self.deliver(filter, now).await {
                 tracing::warn!(error = %error, "A message could not be sent");
             }
         }
         let old = doc! { "created": { "$lte": DateTime::from_millis(now - PATIENCE) } };
         let mut unsent = old.clone();
-        unsent.insert("state", doc! { "$ne": "sent" });
+        unsent.insert("state", "waiting");
         let given_up = self.store.count(Collection::Outbox, unsent).await?;
         if given_up > 0 {
             tracing::error!(messages = given_up, "Gave up on {given_up} messages after a day");

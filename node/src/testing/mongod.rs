@@ -73,7 +73,10 @@ impl Mongod {
 
     /// The server's own administration, whatever part it plays.
     pub async fn admin(&self) -> mongodb::Database {
-        let url = format!("mongodb://{}/?directConnection=true", self.address());
+        let url = format!(
+            "mongodb://{}/?directConnection=true&serverSelectionTimeoutMS=2000",
+            self.address()
+        );
         let client = mongodb::Client::with_uri_str(url).await.expect("a client");
         client.database("admin")
     }

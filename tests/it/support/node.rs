@@ -146,6 +146,21 @@ impl Node {
         });
     }
 
+    /// What the kernel knows of the process' memory, KiB: `VmRSS` now, `VmHWM` at most since [`Self::forget_peak`].
+    pub(crate) fn memory(&self, line: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.running.id())).expect("it runs");
+        let found = status
+            .lines()
+            .find_map(|text| text.strip_prefix(line)?.strip_prefix(':'));
+        let number = found.and_then(|text| text.split_whitespace().next()?.parse().ok());
+        number.unwrap_or_else(|| panic!("no {line} in {status}"))
+    }
+
+    /// Lets the highest mark of its memory start anew.
+    pub(crate) fn forget_peak(&self) {
+        std::fs::write(format!("/proc/{}/clear_refs", self.running.id()), "5").expect("it runs");
+    }
+
     /// Starts the same node again, on the same ports and the same store.
     pub(crate) fn start_again(&mut self) {
         self.running = Running::start(&mut self.builder.command(&self.ports));

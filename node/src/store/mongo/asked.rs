@@ -1,6 +1,7 @@
 //! Queries of transactions in the words that let the server use what indexes there are.
 //!
-//! Nothing here changes which documents are found.
+//! Nothing here changes which documents are found, as long as routes and orchestrations are lists, as OpenHIM and we write
+//! them.
 
 use std::time::Duration;
 
@@ -17,8 +18,9 @@ const SEARCHED: [&str; 5] = [
     "request.port",
     "request.method",
 ];
-/// Documents in one page of a search, at most: the server keeps as many while it looks at all others.
-const LARGEST_PAGE: u64 = 10_000;
+/// Documents in one page of a search, at most: the server keeps as many while it looks at all others, and all of them
+/// have to come in its first answer, since [`PATIENCE`] would hold for the next one too.
+const LARGEST_PAGE: u64 = 1_000;
 /// How long a search may go from the newest document to older ones. If it has not found enough by then, it will have to
 /// look at most of them, and does that faster in the order in which they lie.
 pub(super) const PATIENCE: Duration = Duration::from_millis(100);

@@ -17,8 +17,9 @@ use crate::store::{Result, StoreError};
 const WORTH_TELLING: i64 = 10_000;
 const TELL_EVERY: Duration = Duration::from_secs(5);
 
-/// The newest layout that this program knows: what a column's bytes mean and which tables of our own there are.
-const LAYOUT: i64 = 1;
+/// The newest layout that this program knows: which columns there are, what their bytes mean, and which tables of our own
+/// there are. An older program must not write where a column was added since: it would leave it empty.
+const LAYOUT: i64 = 2;
 
 /// "OHIM", in SQLite's header: tells our files from other programs'.
 pub(super) const APPLICATION: i64 = 0x4F48_494D;
@@ -90,7 +91,10 @@ impl From<rusqlite::Error> for Unfit {
 type Migration = fn(&Connection) -> rusqlite::Result<()>;
 
 /// Steps from one layout to the next: number, name, what is done. Never change one that was released.
-const MIGRATIONS: [(i64, &str, Migration); 1] = [(1, "typed columns beside the documents", mark_as_ours)];
+const MIGRATIONS: [(i64, &str, Migration); 2] = [
+    (1, "typed columns beside the documents", mark_as_ours),
+    (2, "columns of what is searched through, and of outboxes", |_| Ok(())),
+];
 
 fn mark_as_ours(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "application_id", APPLICATION)

@@ -256,6 +256,8 @@ pub(super) fn sizes(
     column: &str,
     abandoned: Abandoned<'_>,
 ) -> rusqlite::Result<Vec<Size>> {
+    // One moment for the scan and the documents that stand for groups.
+    let _snapshot = database.connection.unchecked_transaction()?;
     let name = quoted(table.collection.name());
     let size = table.size_column().map_or("length(doc)".to_owned(), Column::quoted);
     let mut every = database

@@ -122,7 +122,7 @@ pub(super) enum Worth {
     Present,
     /// Anything but an empty array.
     Filled,
-    /// `true`.
+    /// `true`, or an array that may hold it.
     True,
     /// What has something inside.
     Deep,
@@ -135,7 +135,7 @@ impl Worth {
         match self {
             Self::Present => format!("{column} IS NOT NULL"),
             Self::Filled => format!("{column} > x'{EMPTY_ARRAY:02X}'"),
-            Self::True => format!("{column} = x'{TRUE}'"),
+            Self::True => format!("{column} >= x'{TRUE}'"),
             Self::Deep => format!("{column} >= x'{INTRICATE:02X}'"),
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! It takes whatever waits in its queue, up to [`LARGEST_GROUP`] requests, into one transaction; a request is answered
 //! when the commit that holds it is on disk. A write that fails alone (a duplicate key, say) leaves the others of its
-//! group in place, because each document is written by a single statement.
+//! group in place, because each document is written by a single statement,
+//! or fails with its whole group.
 
 use std::sync::Arc;
 use std::thread;
