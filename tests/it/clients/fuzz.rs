@@ -8,7 +8,7 @@ use crate::support::node::{ROOT, node};
 use crate::support::parts;
 
 /// Longest run of the fuzzer.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 fn fuzzer() -> Option<PathBuf> {
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/.parts/venv/bin/schemathesis");
@@ -38,7 +38,8 @@ fn a_fuzzer_finds_no_500() {
         .args(["--header", "Prefer: handling=strict"])
         .args(["--checks", "not_a_server_error"])
         .args(["--phases", "examples,coverage,fuzzing"])
-        .args(["--max-examples", "15", "--max-time", "75", "--workers", "2"])
+        // Several workers at once would now and then meet an error of Python's own parser, not one of the API.
+        .args(["--max-examples", "15", "--max-time", "75", "--workers", "1"])
         .args([
             "--continue-on-failure",
             "--no-shrink",
